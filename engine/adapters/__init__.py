@@ -1,0 +1,54 @@
+"""What attaches to a base and detaches without a trace: LoRAs, ControlNets and style references.
+
+Making one touches nothing; `attach` lets them act in its body and leaves the base exactly as it was, also when the body
+raises. Knows nothing of settings, workspaces or caches.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.adapters.controlnet import Control, attach_controls
+from engine.adapters.ip_adapter import Style, attach_styles
+from engine.adapters.lora import Lora, attach_loras
+from engine.adapters.window import Switch
+from engine.families.base import Components
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Attached", "Control", "Lora", "Style", "attach"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """What a run of the pipeline needs to know: what to do before every step, and the embeddings of the references."""
+
+    switches: tuple[Switch, ...] = ()
+    style_embeddings: "tuple[Tensor, ...]" = ()
+
+    def before_step(self, step: int, total: int) -> None:
+        """Turn on and off what is limited to a part of the steps. Steps are counted from 0."""
+        for switch in self.switches:
+            switch(step, total)
+
+
+@contextmanager
+def attach(
+    parts: Components,
+    *,
+    loras: Sequence[Lora] = (),
+    controls: Sequence[Control] = (),
+    styles: Sequence[Style] = (),
+) -> Iterator[Attached]:
+    """Attach to the base for the length of the body."""
+    with ExitStack() as stack:
+        switches: list[Switch] = []
+        if loras:
+            switches.append(stack.enter_context(attach_loras(parts, loras)))
+        if controls:
+            switches.append(stack.enter_context(attach_controls(parts, controls)))
+        if styles:
+            switches.append(stack.enter_context(attach_styles(parts, styles)))
+        yield Attached(switches=tuple(switches), style_embeddings=tuple(style.embedding for style in styles))

@@ -1,0 +1,166 @@
+"""What a base model is, what a family of bases can do, and where the files of a base come from.
+
+A base is one entry in a table: where its parts lie and what it is best asked for. A family is the code that loads and
+runs all bases of one architecture. Nothing here knows of settings, workspaces or pictures.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.errors import MissingModel
+from engine.settings import SchedulerName, StyleTarget
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilySpec:
+    """Facts about an architecture: `vae_scale` is the pixels along one side of a latent cell, `lora_targets` the layers
+    that a LoRA is trained on, `style_targets` what a style reference may be limited to, and the last two how LoRA files
+    name the family (in `modelspec.architecture` and `ss_base_model_version`)."""
+
+    name: str
+    title: str
+    vae_scale: int
+    lora_targets: tuple[str, ...]
+    supports: frozenset[str]
+    style_targets: tuple[StyleTarget, ...]
+    modelspec_architecture: str
+    ss_base_model_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """One base model and what goes with it.
+
+    `source`, `controlnets` (by control kind), `ip_adapter` (its file, with the folder `image_encoder` beside it) and
+    `captioner` are absolute paths, or `owner/name/path` on the Hub. `variant` is in the names of the weight files of
+    the base and its ControlNets, such as "fp16".
+    """
+
+    name: str
+    title: str
+    spec: FamilySpec
+    source: str
+    default_size_px: int
+    default_steps: int
+    default_guidance: float
+    guidance_rescale: float = 0.0
+    variant: str | None = None
+    controlnets: Mapping[str, str] = field(default_factory=dict)
+    ip_adapter: str | None = None
+    captioner: str | None = None
+
+    @property
+    def family(self) -> str:
+        return self.spec.name
+
+    def require_controlnet(self, kind: str) -> str:
+        """Where the ControlNet for a kind of control is. Raises: MissingModel."""
+        if kind not in self.controlnets:
+            has = f"It has {', '.join(self.controlnets)}: choose one." if self.controlnets else "Choose another base."
+            raise MissingModel(f"{self.title} has no ControlNet for {kind}.", has)
+        return self.controlnets[kind]
+
+    def require_ip_adapter(self) -> str:
+        """Where the style adapter is. Raises: MissingModel."""
+        if self.ip_adapter is None:
+            raise MissingModel(f"{self.title} has no style adapter.", "Remove the reference, or choose another base.")
+        return self.ip_adapter
+
+    def weights(self, part: str) -> str:
+        """The pattern that the weight files of a part match, in the folder of the base."""
+        return f"{part}/*.{self.variant}.safetensors" if self.variant else f"{part}/*.safetensors"
+
+
+@dataclass(kw_only=True)
+class Components:
+    """The parts of a loaded base, on one device, frozen and in evaluation mode. Pipelines share them."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+
+
+@dataclass(kw_only=True)
+class IPAdapter:
+    """A style adapter: its weights as diffusers groups them, and the encoder that looks at the reference."""
+
+    state: dict[str, dict[str, "torch.Tensor"]]
+    image_encoder: Any
+    feature_extractor: Any
+
+
+class Family(Protocol):
+    """What every family can do. Loading raises MissingModel when the files are neither here nor within reach."""
+
+    spec: FamilySpec
+
+    def load(self, base: Base, dtype: "torch.dtype", device: str) -> Components: ...
+
+    def load_controlnet(self, base: Base, kind: str, dtype: "torch.dtype", device: str) -> Any: ...
+
+    def load_ip_adapter(self, base: Base, dtype: "torch.dtype", device: str) -> IPAdapter: ...
+
+    def layers(self, base: Base) -> dict[str, tuple[int, ...]]:
+        """The weight's shape of every layer that a LoRA can stand beside, by name: `unet.` or `text_encoder.`, then the
+        module's. Read from the configuration alone; no weights are loaded."""
+        ...
+
+    def pipeline(self, parts: Components, scheduler: SchedulerName) -> Any:
+        """A diffusers pipeline over the shared parts, with a scheduler of its own. Cheap: nothing is copied."""
+        ...
+
+
+def dtype_for(device: str) -> "torch.dtype":
+    """The precision to run in: half on a GPU, single on the CPU, where half is slow."""
+    import torch
+
+    return torch.float32 if device == "cpu" else torch.float16
+
+
+def fetched(source: str, *patterns: str) -> Path:
+    """The folder or file `source` on this machine. Of a Hub source, the files that match `patterns` are fetched first.
+
+    Raises: MissingModel.
+    """
+    if Path(source).is_absolute():
+        if not Path(source).exists():
+            raise MissingModel(f"The model {source} is not there.", "Put it there, or choose another base.")
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    owner, name, *inside = source.split("/")
+    prefix = "".join(f"{part}/" for part in inside)
+    try:
+        folder = snapshot_download(f"{owner}/{name}", allow_patterns=[prefix + pattern for pattern in patterns])
+    except OSError as error:  # no network, no such repository, no access
+        raise MissingModel(
+            f"The model {owner}/{name} is not on this machine, and the Hub cannot be reached.",
+            "Connect to the internet once to fetch it, or choose the starter, which is embedded.",
+        ) from error
+    return Path(folder, *inside)
+
+
+def weights_hash(base: Base) -> str:
+    """SHA-256 of the denoiser's safetensors files. Call after loading, when they are on this machine."""
+    files = sorted(fetched(base.source, base.weights("unet")).glob(base.weights("unet")))
+    return _sha256(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of the files' bytes, one after another; size and time are there to notice a change."""
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(2**20), b""):
+                digest.update(block)
+    return digest.hexdigest()

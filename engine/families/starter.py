@@ -1,0 +1,31 @@
+"""The embedded base: a Stable Diffusion 1.5 style model with its own small weights, in `presets/starter`.
+
+The environment variable TRIPOD_STARTER names another folder of the same layout. What lies in the folder decides what
+the base has: it is asked anew every time.
+"""
+
+import os
+from pathlib import Path
+
+from engine.families.base import Base
+from engine.families.sd15 import SPEC
+
+PRESET = Path(__file__).parent.parent.parent / "presets" / "starter"
+
+
+def base() -> Base:
+    folder = Path(os.environ.get("TRIPOD_STARTER", PRESET)).absolute()
+    ip_adapter, captioner = folder / "ip_adapter" / "ip-adapter.safetensors", folder / "captioner"
+    return Base(
+        name="starter",
+        title="Starter",
+        spec=SPEC,
+        source=str(folder),
+        default_size_px=256,
+        default_steps=20,
+        default_guidance=4.0,
+        guidance_rescale=0.7,  # else velocity prediction down to zero SNR overexposes (arXiv 2305.08891, 3.4)
+        controlnets={path.name.removeprefix("controlnet-"): str(path) for path in sorted(folder.glob("controlnet-*"))},
+        ip_adapter=str(ip_adapter) if ip_adapter.is_file() else None,
+        captioner=str(captioner) if captioner.is_dir() else None,
+    )

@@ -1,0 +1,1 @@
+"""The embedded starter model: the world it is trained on and the scripts that build it."""

@@ -1,0 +1,222 @@
+"""Make the starter, a stage at a time: `python -m engine.starter.build STAGE [--minutes N]`.
+
+    render              scenes and looks to build/starter/corpus
+    decoder             latents back to pixels             -> presets/starter/vae
+    denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
+    controlnet-canny    edges decide the layout            -> presets/starter/controlnet-canny
+    controlnet-openpose a skeleton decides the pose        -> presets/starter/controlnet-openpose
+    image-encoder       what style a picture is in         -> presets/starter/ip_adapter/image_encoder
+    ip-adapter          style from a reference             -> presets/starter/ip_adapter
+    captioner           a small BLIP                       -> presets/starter/captioner
+    judge               the classifier behind `evaluate`   -> presets/starter/judge
+
+Every stage resumes from its checkpoint in build/starter, or else from the weights that were exported last, trains for
+so many minutes, and exports in the formats that diffusers and transformers load, as float16.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import BlipForConditionalGeneration, BlipProcessor, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPVisionModelWithProjection as ImageEncoder
+
+from engine.families.starter import PRESET
+from engine.starter import captioner, control, decoder, denoiser, judge, linear_code, style, text
+from engine.starter.corpus import TRAINING_SCENES, Corpus, picture, render_corpus
+from engine.starter.latents import LatentCorpus, encode_corpus
+from engine.starter.linear_code import Code
+
+BUILD = Path("build") / "starter"
+T = TypeVar("T", bound=nn.Module)
+
+
+class Workbench:
+    """The corpus and the parts made so far, each loaded when first asked for."""
+
+    def __init__(self, build: Path, preset: Path, *, size: int) -> None:
+        self.build, self.preset, self.size = build, preset, size
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus(self.build / "corpus")
+
+    @cached_property
+    def code(self) -> Code:
+        """The picture code; fitted once, because all latents depend on it."""
+        file = self.preset / "vae" / "linear_code.safetensors"
+        if not file.exists():
+            rows = np.random.default_rng(0).integers(0, len(self.corpus), 1500)
+            code = Code.fit(np.stack([self.corpus[row] for row in rows]))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(asdict(code), file)
+        return Code(**load_file(file))
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        captions = (caption for row in range(4000) for caption in picture(row).captions())
+        return text.load_or_train_tokenizer(self.preset / "tokenizer", captions)
+
+    @cached_property
+    def data(self) -> LatentCorpus:
+        return encode_corpus(self.corpus, self.code, self.tokenizer, self.build / "latents.pt")
+
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        return self.load(UNet2DConditionModel, "unet", denoiser.new_unet)
+
+    @cached_property
+    def text_encoder(self) -> CLIPTextModel:
+        return self.load(CLIPTextModel, "text_encoder", lambda: text.new_text_encoder(self.tokenizer))
+
+    @cached_property
+    def image_encoder(self) -> ImageEncoder:
+        return self.load(ImageEncoder, "ip_adapter/image_encoder", style.new_image_encoder)
+
+    def load(self, kind: type[T], part: str, new: Callable[[], T]) -> T:
+        """The exported part in float32, or a new one."""
+        folder = self.preset / part
+        if not (folder / "config.json").exists():
+            return new()
+        return kind.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)  # type: ignore[attr-defined]
+
+    def save(self, module: nn.Module, part: str) -> None:
+        module.half().save_pretrained(self.preset / part, safe_serialization=True)  # type: ignore[operator]
+
+
+def build_decoder(bench: Workbench, minutes: float) -> None:
+    autoencoder = bench.load(AutoencoderKL, "vae", linear_code.new_autoencoder)
+    trained = decoder.train_decoder(autoencoder, bench.corpus, bench.code, bench.build, minutes)
+    autoencoder.decoder.load_state_dict(trained.state_dict())
+    images = np.stack([bench.corpus[row] for row in range(200)])
+    linear_code.write_encoder(autoencoder, bench.code, images)
+    bench.save(autoencoder, "vae")
+
+
+def build_denoiser(bench: Workbench, minutes: float) -> None:
+    trained = denoiser.train_denoiser(
+        bench.unet, bench.text_encoder, bench.tokenizer, bench.data, bench.build, size=bench.size, minutes=minutes
+    )
+    trained["unet"].register_to_config(sample_size=bench.size)  # type: ignore[operator]
+    bench.save(trained["unet"], "unet")
+    bench.save(trained["text_encoder"], "text_encoder")
+    denoiser.new_scheduler().save_pretrained(bench.preset / "scheduler")
+    (bench.preset / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")
+
+
+_MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def build_controlnet(bench: Workbench, minutes: float, kind: str) -> None:
+    part = f"controlnet-{kind}"
+    network = bench.load(ControlNetModel, part, lambda: control.new_controlnet(bench.unet))
+    canny = kind == "canny"
+    trained = control.train_controlnet(
+        kind,
+        network,
+        control.canny_map if canny else control.openpose_map,
+        torch.arange(len(bench.data)) if canny else control.rows_with_people(bench.corpus),
+        bench.unet,
+        bench.text_encoder,
+        bench.tokenizer,
+        bench.corpus,
+        bench.data,
+        bench.build,
+        size=bench.size,
+        minutes=minutes,
+    )
+    bench.save(trained, part)
+
+
+def build_image_encoder(bench: Workbench, minutes: float) -> None:
+    trained = style.train_image_encoder(bench.image_encoder, bench.corpus, bench.build, minutes)
+    bench.save(trained, "ip_adapter/image_encoder")
+    style.new_processor().save_pretrained(bench.preset / "ip_adapter" / "image_encoder")
+
+
+def build_ip_adapter(bench: Workbench, minutes: float) -> None:
+    file = bench.preset / "ip_adapter" / "ip-adapter.safetensors"
+    weights = style.train_ip_adapter(
+        bench.unet,
+        bench.text_encoder,
+        bench.tokenizer,
+        bench.image_encoder,
+        bench.corpus,
+        bench.code,
+        bench.build,
+        size=bench.size,
+        minutes=minutes,
+    )
+    weights.save(file)
+
+
+def build_captioner(bench: Workbench, minutes: float) -> None:
+    folder = bench.preset / "captioner"
+    if (folder / "config.json").exists():
+        processor = BlipProcessor.from_pretrained(folder)
+    else:
+        processor = captioner.new_processor([c for row in range(4000) for c in picture(row).captions()])
+    model = bench.load(BlipForConditionalGeneration, "captioner", lambda: captioner.new_captioner(processor))
+    trained = captioner.train_captioner(model, processor, bench.corpus, bench.build, minutes)
+    bench.save(trained, "captioner")
+    processor.save_pretrained(folder)
+
+
+def build_judge(bench: Workbench, minutes: float) -> None:
+    trained = judge.train_judge(bench.corpus, bench.build, minutes)
+    folder = bench.preset / "judge"
+    folder.mkdir(exist_ok=True)
+    save_file(trained.half().state_dict(), folder / "judge.safetensors")
+
+
+STAGES: dict[str, Callable[[Workbench, float], None]] = {
+    "decoder": build_decoder,
+    "denoiser": build_denoiser,
+    "controlnet-canny": lambda bench, minutes: build_controlnet(bench, minutes, "canny"),
+    "controlnet-openpose": lambda bench, minutes: build_controlnet(bench, minutes, "openpose"),
+    "image-encoder": build_image_encoder,
+    "ip-adapter": build_ip_adapter,
+    "captioner": build_captioner,
+    "judge": build_judge,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["render", *STAGES])
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--size", type=int, choices=(16, 32), default=32, help="side of the latents trained on")
+    parser.add_argument("--scenes", type=int, default=TRAINING_SCENES)
+    arguments = parser.parse_args()
+    if arguments.stage == "render":
+        for shard in render_corpus(BUILD / "corpus", arguments.scenes, processes=os.cpu_count() or 1):
+            print(f"shard {shard}", flush=True)
+        return
+    torch.manual_seed(0)
+    STAGES[arguments.stage](Workbench(BUILD, PRESET, size=arguments.size), arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()

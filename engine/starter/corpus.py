@@ -1,0 +1,111 @@
+"""The training pictures: scenes rendered once, each as a photo and in two looks, kept in shards on disk.
+
+A shard is a folder-free pair of `.npy` arrays, so that it can be memory-mapped; a shard is complete once it has its
+final name. Scene `i` follows from `i` alone, so its captions, depth or joints can be made again at any time. Held-out
+pictures come from other seeds and, where asked, from held-out pairs. Knows nothing about models.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.starter.captions import caption
+from engine.starter.looks import LOOKS, apply_look
+from engine.starter.render import render
+from engine.starter.world import Scene, sample_scene
+
+SIZE_PX = 256
+TRAINING_SCENES = 6000
+SHARD_SCENES = 250
+LOOKS_PER_SCENE = 3
+CAPTIONS_PER_PICTURE = 6
+_TRAIN, _HELD_OUT = 1, 2  # seed families
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A scene in a look, mirrored or not: what a row of the corpus shows. `index` is the row."""
+
+    index: int
+    scene: Scene
+    look: str
+    flipped: bool
+
+    def captions(self) -> list[str]:
+        """`CAPTIONS_PER_PICTURE` paraphrases, the same every time."""
+        rng = np.random.default_rng((_TRAIN, self.index, int(self.flipped)))
+        scene = mirrored(self.scene) if self.flipped else self.scene
+        return [caption(scene, self.look, rng) for _ in range(CAPTIONS_PER_PICTURE)]
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene as its mirrored picture shows it: sides swapped, things from left to right again."""
+    other = {"left": "right", "right": "left", "centre": "centre"}
+    return replace(scene, things=tuple(replace(t, side=other[t.side]) for t in reversed(scene.things)))
+
+
+def scene(index: int, *, held_out: bool = False, held_out_pairs: bool = False) -> Scene:
+    """The scene number `index` of the training corpus, or of the held-out one."""
+    family = _HELD_OUT if held_out or held_out_pairs else _TRAIN
+    return sample_scene(np.random.default_rng((family, index)), held_out=held_out_pairs)
+
+
+def looks_of(index: int) -> tuple[str, ...]:
+    """The looks that scene `index` is kept in: always a photo, and two others."""
+    rng = np.random.default_rng((_TRAIN, index, 7))
+    return ("photo", *rng.permutation(LOOKS[1:])[: LOOKS_PER_SCENE - 1].tolist())
+
+
+def picture(row: int, *, flipped: bool = False) -> Picture:
+    """What row `row` shows: row = scene index * LOOKS_PER_SCENE + place of the look."""
+    index, place = divmod(row, LOOKS_PER_SCENE)
+    return Picture(index=row, scene=scene(index), look=looks_of(index)[place], flipped=flipped)
+
+
+def held_out_picture(index: int, look: str) -> np.ndarray:
+    """A held-out scene in a look, uint8 (256, 256, 3)."""
+    rng = np.random.default_rng((_HELD_OUT, index, 3))
+    return apply_look(render(scene(index, held_out=True), SIZE_PX).image, look, rng)
+
+
+def _render_shard(folder: Path, shard: int) -> int:
+    images = np.empty((SHARD_SCENES * LOOKS_PER_SCENE, SIZE_PX, SIZE_PX, 3), np.uint8)
+    for offset in range(SHARD_SCENES):
+        index = shard * SHARD_SCENES + offset
+        photo = render(scene(index), SIZE_PX).image
+        for place, look in enumerate(looks_of(index)):
+            rng = np.random.default_rng((_TRAIN, index, place, 3))
+            images[offset * LOOKS_PER_SCENE + place] = apply_look(photo, look, rng)
+    partial = folder / f"{shard:04d}.part.npy"
+    np.save(partial, images)
+    os.replace(partial, folder / f"{shard:04d}.npy")
+    return shard
+
+
+def render_corpus(folder: Path, scenes: int, processes: int = 2, nice: int = 0) -> Iterator[int]:
+    """Render what is missing of the first `scenes` scenes; yields each finished shard's number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [s for s in range(scenes // SHARD_SCENES) if not (folder / f"{s:04d}.npy").exists()]
+    with ProcessPoolExecutor(processes, initializer=os.nice, initargs=(nice,)) as pool:
+        yield from pool.map(_render_shard, [folder] * len(missing), missing)
+
+
+class Corpus:
+    """The finished shards of a folder as one array of pictures, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shards: list[np.ndarray] = []
+        for shard in range(len(list(folder.glob("????.npy")))):
+            self.shards.append(np.load(folder / f"{shard:04d}.npy", mmap_mode="r"))
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Row `row`, uint8 (256, 256, 3)."""
+        shard, offset = divmod(row, SHARD_SCENES * LOOKS_PER_SCENE)
+        return self.shards[shard][offset]

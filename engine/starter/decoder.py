@@ -1,0 +1,65 @@
+"""The decoder of the picture code: latents back to pixels, trained on crops of the corpus.
+
+L1 on pixels and on their differences (edges), with a little noise on the latents, because a denoiser's latents are
+never exact. Knows nothing of the denoiser.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from engine.starter.corpus import Corpus
+from engine.starter.linear_code import Code
+from engine.starter.training import Schedule, autocast, train
+
+CROP_PX = 96
+BATCH = 12
+LATENT_NOISE = 0.1
+
+
+def edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Horizontal and vertical differences of (n, c, h, w)."""
+    return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of pixels and of edges, with a squared term that PSNR answers to."""
+    loss = nn.functional.l1_loss(decoded, target) + 2 * nn.functional.mse_loss(decoded, target)
+    for ours, theirs in zip(edges(decoded), edges(target), strict=True):
+        loss = loss + nn.functional.l1_loss(ours, theirs)
+    return loss
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 (n, h, w, 3) -> float (n, 3, h, w) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def psnr_db(decoded: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture, for values in [-1, 1]: 10 log10(4 / mse)."""
+    return 10 * torch.log10(4 / (decoded.clamp(-1, 1) - target).square().mean(dim=(1, 2, 3)))
+
+
+def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, code: Code, folder: Path, minutes: float) -> nn.Module:
+    """Train for `minutes`; returns the averaged decoder."""
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(corpus), (BATCH,), generator=generator).tolist()
+        corners = torch.randint((256 - CROP_PX) // 8 + 1, (BATCH, 2), generator=generator).mul(8).tolist()
+        crops = [corpus[row][y : y + CROP_PX, x : x + CROP_PX] for row, (y, x) in zip(rows, corners, strict=True)]
+        target = to_tensor(np.stack(crops))
+        if torch.rand((), generator=generator) < 0.5:
+            target = target.flip(-1)
+        latents = code.encode(target)
+        sigma = LATENT_NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
+        latents = latents + sigma * torch.randn(latents.shape, generator=generator)
+        with autocast():
+            decoded = autoencoder.decoder(latents.to(memory_format=torch.channels_last))
+        return reconstruction_loss(decoded.float(), target)
+
+    autoencoder.decoder.to(memory_format=torch.channels_last)
+    schedule = Schedule(minutes=minutes, learning_rate=2e-3, warmup_steps=100, weight_decay=0.0, ema=0.998)
+    return train("decoder", folder, {"decoder": autoencoder.decoder}, loss_of, schedule)["decoder"]

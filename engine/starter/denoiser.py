@@ -1,0 +1,108 @@
+"""The denoiser: a small U-Net and its text encoder, trained together on the latents of the corpus.
+
+v-prediction (Salimans & Ho 2022) with zero terminal SNR and trailing timesteps (Lin et al. 2024). The loss is weighted
+as min(SNR + 1, 6) on x0: like min-SNR-5 (Hang et al. 2023) for the fine steps, but without its vanishing weight at
+high noise, where colour and layout are decided. First on 16x16 latents, four times cheaper, then on 32x32.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from engine.starter.latents import LatentCorpus
+from engine.starter.linear_code import LATENT_CHANNELS
+from engine.starter.text import WIDTH, embed, empty_ids
+from engine.starter.training import Look, Schedule, autocast, train
+
+EMPTY_CAPTION_SHARE = 0.1
+BATCH = {16: 64, 32: 32}
+_WEIGHT_CAP = 6.0
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Four levels, narrow at the top; attention on all but the top."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(48, 96, 192, 256),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's betas, rescaled so that the last step is pure noise."""
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """`count` timesteps of 0..999, one from each of `count` equal intervals, shuffled: less noise in the loss."""
+    places = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    return (places * 1000).long()
+
+
+def noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, v and the loss weight of each sample; `alpha_bar` is (n,).
+
+    x_t = sqrt(a) x + sqrt(1 - a) e and v = sqrt(a) e - sqrt(1 - a) x. The squared error of v is that of x0 divided by
+    1 - a = 1 / (SNR + 1); the weight caps SNR + 1.
+    """
+    a = alpha_bar[:, None, None, None]
+    x_t = a.sqrt() * latents + (1 - a).sqrt() * noise
+    v = a.sqrt() * noise - (1 - a).sqrt() * latents
+    inverse = 1 - alpha_bar  # 1 / (SNR + 1)
+    weight = (inverse * _WEIGHT_CAP).clamp(max=1.0)
+    return x_t, v, weight
+
+
+def train_denoiser(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    data: LatentCorpus,
+    folder: Path,
+    *,
+    size: int,
+    minutes: float,
+    learning_rate: float = 8e-4,
+    look: Look | None = None,
+) -> dict[str, nn.Module]:
+    """Train on latents of side `size` (16 or 32) for `minutes`; returns the averaged U-Net and text encoder."""
+    alpha_bar = new_scheduler().alphas_cumprod
+    empty = empty_ids(tokenizer)
+    count = BATCH[size]
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        _, latents, ids = data.batch(size, count, generator)
+        ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = spread_timesteps(count, generator)
+        x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
+        with autocast():
+            words = embed(text_encoder, ids)
+            predicted = unet(x_t.to(memory_format=torch.channels_last), timesteps, words).sample
+        return ((predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight).mean()
+
+    unet.to(memory_format=torch.channels_last)
+    modules: Mapping[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
+    schedule = Schedule(minutes=minutes, learning_rate=learning_rate, warmup_steps=300, ema=0.9985)
+    return train("denoiser", folder, modules, loss_of, schedule, look=look)

@@ -1,0 +1,276 @@
+"""The facade: the one object that the page, the command line and scripts call.
+
+It holds the workspace, the model cache and the job runner, and turns a request into a job. It knows no gradio.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from engine import dataset as datasets
+from engine.cache import ModelCache, device_title, memory
+from engine.captioning import CAPTIONERS, Captioner
+from engine.controls import KINDS, ControlKind
+from engine.dataset import Advice, Refusal
+from engine.families import BASES, Base
+from engine.jobs import Job, Runner, Work
+from engine.recipe import Recipe, read_png
+from engine.samples import Samples, load_samples
+from engine.settings import CaptionSettings, CropBox, GenerateSettings, TrainSettings
+from engine.workspace import Dataset, LoraRecord, PictureRecord, Workspace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What the header shows: the device and its memory in MB, and how many jobs wait or run."""
+
+    device: str
+    memory_used_mb: float
+    memory_total_mb: float
+    jobs: int
+
+
+class Studio:
+    """Everything the studio can do, over one workspace."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.models = ModelCache()
+        self.runner = Runner(workspace)
+
+    def status(self) -> Status:
+        used_mb, total_mb = memory()
+        return Status(
+            device=device_title(),
+            memory_used_mb=used_mb,
+            memory_total_mb=total_mb,
+            jobs=self.runner.queue_length(),
+        )
+
+    def bases(self) -> list[Base]:
+        return list(BASES.values())
+
+    @staticmethod
+    @cache
+    def samples() -> Samples:
+        """The sample subjects, compositions and looks that ship in `presets/samples`."""
+        return load_samples()
+
+    # Photos
+
+    def new_dataset(self, name: str, *, trigger: str = "sks", class_name: str = "") -> Dataset:
+        return self.workspace.create_dataset(name, trigger=trigger, class_name=class_name)
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        return self.workspace.dataset(dataset_id)
+
+    def datasets(self) -> list[Dataset]:
+        return self.workspace.datasets()
+
+    def add_photos(self, dataset_id: str, files: Sequence[Path]) -> tuple[Dataset, list[Refusal]]:
+        """Photos and zips of photos, every one decoded, bounded and re-encoded; the refused ones come with reasons."""
+        return datasets.add_photos(self.workspace, dataset_id, files)
+
+    def add_sample(self, name: str) -> Dataset:
+        """A fresh dataset from the sample subject `name`, captions included."""
+        subject = self.samples().subject(name)
+        dataset = self.new_dataset(subject.title, trigger=subject.trigger, class_name=subject.class_name)
+        dataset, _ = self.add_photos(dataset.id, subject.photos)
+        return dataset
+
+    def describe_dataset(
+        self, dataset_id: str, *, name: str | None = None, trigger: str | None = None, class_name: str | None = None
+    ) -> Dataset:
+        """Change the name, trigger word or class of a dataset; what is None stays."""
+        given = {"name": name, "trigger": trigger, "class_name": class_name}
+        changes = {key: value for key, value in given.items() if value is not None}
+        return self.workspace.update_dataset(dataset_id, lambda dataset: dataset.replace(**changes))
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        self.workspace.delete_dataset(dataset_id)
+
+    def check(self, dataset_id: str) -> list[Advice]:
+        return datasets.check(self.workspace, self.dataset(dataset_id))
+
+    def remove_photo(self, dataset_id: str, photo_id: str) -> Dataset:
+        return self._change_photo(dataset_id, photo_id, None)
+
+    def set_crop(self, dataset_id: str, photo_id: str, crop: CropBox) -> Dataset:
+        return self._change_photo(dataset_id, photo_id, {"crop": crop})
+
+    def set_caption(self, dataset_id: str, photo_id: str, caption: str) -> Dataset:
+        return self._change_photo(dataset_id, photo_id, {"caption": caption})
+
+    def _change_photo(self, dataset_id: str, photo_id: str, changes: dict[str, Any] | None) -> Dataset:
+        dataset = self.dataset(dataset_id)
+        kept = (
+            photo if photo.id != photo_id else photo.replace(**changes)
+            for photo in dataset.photos
+            if photo.id != photo_id or changes is not None
+        )
+        dataset = dataset.replace(photos=tuple(kept))
+        self.workspace.save_dataset(dataset)
+        return dataset
+
+    def crop_preview(self, dataset_id: str, photo_id: str, side_px: int = 256) -> "Image":
+        """The square of one photo as it will be trained."""
+        photo = next(p for p in self.dataset(dataset_id).photos if p.id == photo_id)
+        return datasets.cropped(self.workspace.image(photo.image), photo.crop, side_px)
+
+    # Captions
+
+    def captioners(self) -> list[Captioner]:
+        return list(CAPTIONERS.values())
+
+    def caption(self, settings: CaptionSettings) -> Job:
+        self.dataset(settings.dataset)
+
+        def work(work: Work) -> dict[str, Any]:
+            from engine.captioning import caption_dataset
+
+            return caption_dataset(settings, workspace=self.workspace, cache=self.models, work=work)
+
+        return self.runner.submit("caption", settings.to_dict(), work)
+
+    def replace_in_captions(self, dataset_id: str, find: str, replace: str) -> tuple[Dataset, int]:
+        """Find and replace over all captions; also says how many changed."""
+        from engine.captioning import replace_in_captions
+
+        dataset, changed = replace_in_captions(self.dataset(dataset_id), find, replace)
+        self.workspace.save_dataset(dataset)
+        return dataset, changed
+
+    # LoRAs
+
+    def train(self, settings: TrainSettings) -> Job:
+        """Start a training in its own process; the device is given back to it first."""
+        datasets.require_trainable(self.dataset(settings.dataset))
+        self.workspace.require_room()
+        self.models.release_all()
+        request = {"settings": settings.to_dict(), "workspace": str(self.workspace.root)}
+        return self.runner.submit_process("train", request, "engine.training")
+
+    def training_preset(self, goal: str, base: str, quality: str) -> dict[str, Any]:
+        """The TrainSettings that suit a goal, a base and a quality, by name."""
+        from engine.presets import training_preset
+
+        return training_preset(goal, base, quality)
+
+    def training_time_s(self, base: str, steps: int, batch_size: int, resolution: int) -> float | None:
+        """How long such a training would take, by the pace of the last one on this base; None before the first."""
+        for job in self.jobs("train"):
+            last = TrainSettings.from_dict(job.request["settings"])
+            if last.base == base and (pace_s := _seconds_per_step(job)):
+                return steps * pace_s * (batch_size * resolution**2) / (last.batch_size * last.resolution**2)
+        return None
+
+    def resume(self, token: str) -> Job:
+        """Start an interrupted or stopped training again, from its last checkpoint."""
+        self.models.release_all()
+        return self.runner.resume(token)
+
+    def loras(self) -> list[LoraRecord]:
+        return self.workspace.loras()
+
+    def lora(self, lora_id: str) -> LoraRecord:
+        return self.workspace.lora(lora_id)
+
+    def lora_file(self, lora_id: str) -> Path:
+        return self.workspace.lora_path(lora_id)
+
+    def delete_lora(self, lora_id: str) -> None:
+        self.workspace.delete_lora(lora_id)
+
+    def import_lora(self, file: Path, name: str, base: str = "starter") -> LoraRecord:
+        """Check a LoRA file against the base and keep a copy. Raises: BadLora."""
+        from engine.lora.files import import_lora
+
+        return import_lora(self.workspace, file, name=name, base=base)
+
+    # Controls
+
+    def control_kinds(self) -> list[ControlKind]:
+        return list(KINDS.values())
+
+    def extract(self, image_hash: str, kind: str, options: dict[str, float] | None = None) -> Job:
+        """Take a control map; the job's result is {"map": content hash}."""
+
+        def work(work: Work) -> dict[str, Any]:
+            from engine.controls import detect
+
+            work.started(f"Taking the {KINDS[kind].title.lower()} map")
+            control_map = detect(kind, self.workspace.image(image_hash), options)
+            return {"map": self.workspace.keep_image(control_map)}
+
+        return self.runner.submit("extract", {"image": image_hash, "kind": kind, "options": options or {}}, work)
+
+    # Pictures
+
+    def generate(self, settings: GenerateSettings) -> Job:
+        """Make the pictures; the job's result is {"pictures": ids, "seconds": float}."""
+        self.workspace.require_room()
+
+        def work(work: Work) -> dict[str, Any]:
+            from engine.generation import generate
+
+            return generate(settings, workspace=self.workspace, cache=self.models, work=work)
+
+        return self.runner.submit("generate", settings.to_dict(), work)
+
+    def pictures(self, limit: int = 60, before: str | None = None) -> list[PictureRecord]:
+        return self.workspace.pictures(limit, before)
+
+    def picture(self, picture_id: str) -> PictureRecord:
+        return self.workspace.picture(picture_id)
+
+    def picture_file(self, picture_id: str) -> Path:
+        """The PNG as it was written, recipe inside."""
+        return self.workspace.picture_path(picture_id)
+
+    def delete_picture(self, picture_id: str) -> None:
+        self.workspace.delete_picture(picture_id)
+
+    def restore(self, png: Path) -> Recipe:
+        """The recipe inside a picture, checked against what is here. Raises: BadRecipe."""
+        recipe = read_png(png)
+        self._require_inputs(recipe.settings)
+        return recipe
+
+    def _require_inputs(self, settings: GenerateSettings) -> None:
+        for use in settings.loras:
+            self.workspace.lora(use.lora)
+        for use in (*settings.controls, *settings.styles):
+            self.workspace.image(use.image)
+
+    # Images and jobs
+
+    def keep_image(self, file: Path) -> str:
+        """A control photo or style reference: decoded, bounded, kept; its content hash. Raises: BadImage."""
+        from engine.images import open_image
+
+        return self.workspace.keep_image(open_image(file, file.name))
+
+    def image_file(self, content_hash: str) -> Path:
+        return self.workspace.image_path(content_hash)
+
+    def thumbnail(self, content_hash: str, side_px: int = 256) -> Path:
+        return self.workspace.thumbnail_path(content_hash, side_px)
+
+    def job(self, token: str) -> Job:
+        return self.runner.job(token)
+
+    def jobs(self, kind: str | None = None) -> list[Job]:
+        return self.runner.jobs(kind)
+
+
+def _seconds_per_step(job: Job) -> float | None:
+    reports = [event for event in job.events() if event.kind == "progress"]
+    paces_s = [(b.time_s - a.time_s) / (b.step - a.step) for a, b in pairwise(reports) if b.step > a.step]
+    return median(paces_s) if paces_s else None

@@ -1,0 +1,34 @@
+"""The loss table: what the plot is given."""
+
+from engine.jobs import Event
+from ui.tabs.train import PLOT_POINTS, loss_table
+
+
+def metrics(step: int, **values: float) -> Event:
+    return Event(kind="metrics", time_s=0, step=step, values=values)
+
+
+def test_each_loss_is_a_series() -> None:
+    table = loss_table([metrics(1, loss=0.5, learning_rate=1e-3), metrics(2, loss=0.4, held_out_loss=0.6)])
+    assert table.to_dict("records") == [
+        {"step": 1, "loss": 0.5, "photos": "training"},
+        {"step": 2, "loss": 0.4, "photos": "training"},
+        {"step": 2, "loss": 0.6, "photos": "held out"},
+    ]
+
+
+def test_a_step_repeated_after_a_resume_counts_once() -> None:
+    table = loss_table([metrics(1, loss=0.5), metrics(2, loss=0.4), metrics(2, loss=0.3), metrics(3, loss=0.2)])
+    assert table["loss"].tolist() == [0.5, 0.3, 0.2]
+
+
+def test_long_runs_become_means_over_equal_stretches() -> None:
+    count = 4 * PLOT_POINTS
+    table = loss_table([metrics(step, loss=float(step)) for step in range(1, count + 1)])
+    assert len(table) == PLOT_POINTS
+    assert table["step"].tolist() == list(range(4, count + 1, 4))
+    assert table["loss"].iloc[0] == (1 + 2 + 3 + 4) / 4
+
+
+def test_no_metrics_no_rows() -> None:
+    assert loss_table([Event(kind="started", time_s=0)]).empty

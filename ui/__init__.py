@@ -1,0 +1,41 @@
+"""The page: a header and five tabs in working order, over one Studio."""
+
+import gradio as gr
+
+from engine.studio import Studio
+from ui.api import add_api
+from ui.header import build_header
+from ui.page import Page, remembered
+from ui.tabs.caption import CaptionTab
+from ui.tabs.control import ControlTab
+from ui.tabs.dataset import DatasetTab
+from ui.tabs.generate import GenerateTab
+from ui.tabs.train import TrainTab
+
+TABS = (DatasetTab, CaptionTab, TrainTab, ControlTab, GenerateTab)
+MAX_WAITING_EVENTS = 64
+CACHE_SWEEP_S, CACHE_LIFE_S = 3600, 86400  # of the copies made for browsers; the originals are in the workspace
+
+
+def build_app(studio: Studio) -> gr.Blocks:
+    with gr.Blocks(
+        title="Tripod", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SWEEP_S, CACHE_LIFE_S)
+    ) as app:
+        base = build_header(studio, app)
+        dataset = remembered("dataset", "")
+        new_lora, new_map = gr.State(), gr.State()
+        with gr.Tabs(elem_id="tabs") as tabs:
+            page = Page(
+                studio=studio,
+                app=app,
+                tabs=tabs,
+                base=base,
+                dataset=dataset,
+                new_lora=new_lora,
+                new_map=new_map,
+            )
+            for tab in TABS:
+                with gr.Tab(tab.title, id=tab.name, elem_id=f"tab-{tab.name}", render_children=True) as container:
+                    tab(page, container)
+        add_api(studio)
+    return app.queue(max_size=MAX_WAITING_EVENTS)

@@ -1,0 +1,111 @@
+"""What the tabs share: the studio, what is chosen, what one tab hands to a later one, and how events are wired.
+
+Tabs know this and not each other: "Use it" sets a state here, and the tab that wants it listens.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import TripodError
+from engine.studio import Studio
+from ui.cards import sentence
+
+log = logging.getLogger("tripod")
+
+# Only obscures what the browser keeps; a fixed one lets it be read again after a restart.
+BROWSER_SECRET = "three-legs"
+
+
+def remembered(name: str, default: Any) -> gr.BrowserState:
+    """A value that the visitor's browser keeps across refreshes and restarts."""
+    return gr.BrowserState(default, storage_key=f"tripod-{name}", secret=BROWSER_SECRET)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """`dataset` is the id of the photo set in hand; `new_lora` and `new_map` are what the last "Use it" handed over."""
+
+    studio: Studio
+    app: gr.Blocks
+    tabs: gr.Tabs
+    base: gr.Dropdown
+    dataset: gr.BrowserState
+    new_lora: gr.State
+    new_map: gr.State
+
+    def on(
+        self,
+        triggers: Callable[..., Any] | Sequence[Callable[..., Any]],
+        handler: Callable[..., Any],
+        *,
+        inputs: Mapping[str, gr.components.Component] | None = None,
+        outputs: Sequence[Any] = (),
+        notice: gr.HTML,
+        **options: Any,
+    ) -> gr.events.Dependency:
+        """Run `handler`, with inputs by name, on `triggers`; it returns {component: value}. Errors go to `notice`."""
+        return gr.on(
+            triggers if isinstance(triggers, Sequence) else [triggers],
+            in_plain_words(handler, notice),
+            inputs_kwargs=dict(inputs or {}),
+            outputs=[*outputs, notice],
+            **{"api_visibility": "private", "show_progress": "hidden"} | options,
+        )
+
+    def then(
+        self,
+        event: gr.events.Dependency,
+        handler: Callable[..., Any],
+        *,
+        inputs: Mapping[str, gr.components.Component] | None = None,
+        outputs: Sequence[Any] = (),
+        notice: gr.HTML,
+    ) -> gr.events.Dependency:
+        """Run `handler` after `event` succeeded; `notice` keeps what that event said."""
+        return event.success(
+            in_plain_words(handler, notice, clear=False),
+            inputs_kwargs=dict(inputs or {}),
+            outputs=[*outputs, notice],
+            api_visibility="private",
+            show_progress="hidden",
+        )
+
+    def go(self, tab: str) -> dict[Any, Any]:
+        return {self.tabs: gr.Tabs(selected=tab)}
+
+
+def handed(**what: Any) -> dict[str, Any]:
+    """What "Use it" hands over; the time makes it new also when it is the same thing again."""
+    return {"at_s": time.time(), **what}
+
+
+def into_view(elem_id: str) -> str:
+    """JavaScript that scrolls an element onto the screen, if it is not there already."""
+    return f"() => document.getElementById('{elem_id}')?.scrollIntoView({{block: 'nearest', behavior: 'smooth'}})"
+
+
+def explain(error: Exception) -> str:
+    """The sentence a person is shown. What nobody foresaw goes to the server's log with its traceback."""
+    if isinstance(error, TripodError):
+        return str(error)
+    log.error("unexpected error", exc_info=error)
+    return "Something went wrong inside Tripod. Nothing was lost; the details are in the server's log."
+
+
+def in_plain_words(handler: Callable[..., Any], notice: gr.HTML, *, clear: bool = True) -> Callable[..., Any]:
+    """`handler`, clearing `notice` when it succeeds (if `clear`) and filling it with one sentence when it fails."""
+
+    @functools.wraps(handler)
+    def run(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+        try:
+            return ({notice: ""} if clear else {}) | handler(*args, **kwargs)
+        except Exception as error:
+            return {notice: sentence(explain(error), "bad")}
+
+    return run

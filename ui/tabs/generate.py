@@ -1,0 +1,387 @@
+"""The Generate tab: the prompt, the three legs it stands on (what, where, how it looks), and the pictures."""
+
+import secrets
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StyleUse
+from engine.studio import Job, Recipe
+from ui import form
+from ui.cards import Card, Choice, Plain, grid, headline, label, sentence, served
+from ui.page import Page, into_view, remembered
+from ui.tabs.control import sample_cards
+from ui.watch import Watch
+
+LORA_ROWS = 3
+HISTORY_PAGE = 24
+
+
+class GenerateTab:
+    """`inputs` holds the component of every setting by its dotted name. Images are content hashes in `gr.State`, each
+    beside the `gr.Image` that shows it; `picture` is the id of the picture in the viewer."""
+
+    name, title = "generate", "Generate"
+
+    def __init__(self, page: Page, tab: gr.Tab) -> None:
+        self.page, self.studio = page, page.studio
+        self.inputs: dict[str, Any] = {"base": page.base}
+        self.last = remembered("settings", {})
+        self.picture, self.limit = gr.State(""), gr.State(HISTORY_PAGE)
+        with gr.Row(elem_classes=["columns"]):
+            with gr.Column(scale=7, elem_classes=["sheet"]):
+                headline(
+                    "Make the picture",
+                    "Say what it shows, and stand it on up to three legs: what, where, and how it looks.",
+                )
+                self._ask("prompt", elem_id="prompt", autofocus=False)
+                with gr.Row(elem_classes=["legs"]):
+                    with gr.Column(min_width=190, elem_classes=["leg", "what"]):
+                        self._what()
+                    with gr.Column(min_width=190, elem_classes=["leg", "where"]):
+                        self._where()
+                    with gr.Column(min_width=190, elem_classes=["leg", "look"]):
+                        self._look()
+                with gr.Row(elem_classes=["numbers"]):
+                    for name in ("guidance_scale", "steps", "width", "height", "count", "seed"):
+                        self._ask(name, min_width=84, info=None, elem_id=name.replace("_", "-"))
+                    self.random = gr.Checkbox(True, label="Random", min_width=90, elem_id="random-seed")
+                self._ask("negative_prompt", elem_id="negative-prompt")
+                with gr.Accordion("Expert", open=False):
+                    self._ask("scheduler")
+                self.notice = Plain(elem_id="generate-notice")
+                self.go = gr.Button("Generate", variant="primary", elem_id="go", elem_classes=["next"])
+            with gr.Column(scale=5, elem_classes=["results"]):
+                self.watch = Watch(page, "generate", every_s=0.4)
+                self.viewer = gr.Image(
+                    interactive=False, show_label=False, buttons=["fullscreen"], format="png", elem_id="viewer"
+                )
+                self.batch = Choice(elem_id="batch")
+                with gr.Column(visible=False) as self.actions:
+                    self.details = Plain(elem_id="details")
+                    with gr.Row(elem_classes=["actions"]):
+                        self.download = gr.DownloadButton("Download", size="sm", min_width=90, elem_id="download")
+                        self.again = gr.Button("Use again", size="sm", min_width=90, elem_id="use-again")
+                        self.vary = gr.Button("Vary the seed", size="sm", min_width=110)
+                        self.forget = gr.Button("Delete", size="sm", min_width=70, variant="stop")
+                label("History")
+                self.history = Choice(elem_id="history")
+                self.more = gr.Button("Show more", size="sm", visible=False)
+                self.drop = gr.File(
+                    label="Drop a Tripod picture to restore its settings",
+                    file_types=[".png"],
+                    height=70,
+                    elem_id="restore",
+                )
+        self._wire(tab)
+
+    # Lay-out
+
+    def _ask(self, name: str, **kwargs: Any) -> None:
+        self.inputs[name] = form.build(GenerateSettings, name, **kwargs)
+
+    def _ask_row(self, rows: str, row: int, name: str, cls: Any, **kwargs: Any) -> Any:
+        component = self.inputs[f"{rows}.{row}.{name}"] = form.build(cls, name, **kwargs)
+        return component
+
+    def _when(self, rows: str, count: int, cls: Any) -> None:
+        """When each of the rows acts: shares of the steps, folded away."""
+        with gr.Accordion("When", open=False):
+            for row in range(count):
+                for name in ("start", "end"):
+                    number = {"label": f"{row + 1}: {form.FORMS[cls][name].label}"} if count > 1 else {}
+                    self._ask_row(rows, row, name, cls, info=None, **number)
+
+    def _what(self) -> None:
+        label("What", "your LoRAs")
+        self.rows = []
+        for row in range(LORA_ROWS):
+            with gr.Column(visible=row == 0) as box:
+                self._ask_row("loras", row, "lora", LoraUse, choices=[("None", "")], value="", elem_id=f"lora-{row}")
+                self._ask_row("loras", row, "weight", LoraUse, info=None)
+            self.rows.append(box)
+        self.hint = Plain(elem_id="trigger-hint")
+        self.add_lora = gr.UploadButton("Add a LoRA file", size="sm", file_types=[".safetensors"])
+        self._when("loras", LORA_ROWS, LoraUse)
+
+    def _where(self) -> None:
+        label("Where", "a layout to follow")
+        kinds = [(kind.title, kind.name) for kind in self.studio.control_kinds()]
+        self.control = self._image("controls", "control-picture")
+        self.compositions = Choice(grid(sample_cards(self.studio.samples().compositions), "dots"))
+        self._ask_row("controls", 0, "kind", ControlUse, choices=kinds, value=kinds[0][1])
+        self._ask_row("controls", 0, "strength", ControlUse, info=None)
+        self._ask_row("controls", 0, "detected", ControlUse)
+        self._when("controls", 1, ControlUse)
+
+    def _look(self) -> None:
+        label("How it looks", "a picture to borrow from")
+        self.style = self._image("styles", "style-picture")
+        self.looks = Choice(grid(sample_cards(self.studio.samples().looks), "dots"), elem_id="sample-looks")
+        self._ask_row("styles", 0, "target", StyleUse, info=None)
+        self._ask_row("styles", 0, "weight", StyleUse, info=None)
+        self._when("styles", 1, StyleUse)
+
+    def _image(self, rows: str, elem_id: str) -> gr.Image:
+        self.inputs[f"{rows}.0.image"] = gr.State("")
+        return gr.Image(
+            type="filepath",
+            image_mode=None,
+            sources=["upload"],
+            show_label=False,
+            height=130,
+            buttons=[],
+            elem_id=elem_id,
+        )
+
+    # Wiring
+
+    def _wire(self, tab: gr.Tab) -> None:
+        page, inputs, notice = self.page, self.inputs, {"notice": self.notice}
+        menus = [inputs[f"loras.{row}.lora"] for row in range(LORA_ROWS)]
+        stack = [*menus, *self.rows, self.hint]
+        chosen = {f"lora_{row}": menu for row, menu in enumerate(menus)}
+        everything = list({id(c): c for c in [*inputs.values(), self.control, self.style, *stack]}.values())
+        control_hash, style_hash = inputs["controls.0.image"], inputs["styles.0.image"]
+        viewer = [self.viewer, self.actions, self.details, self.download, self.picture]
+        listed = [self.history, self.more]
+
+        page.on([page.app.load, tab.select], self.show_stack, inputs=chosen, outputs=stack, **notice)
+        page.on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack, **notice)
+        page.on(page.app.load, self.reload, inputs={"last": self.last}, outputs=everything, **notice)
+        page.on(
+            page.new_lora.change,
+            self.take_lora,
+            inputs={"handed": page.new_lora, "prompt": inputs["prompt"], **chosen},
+            outputs=[*stack, inputs["prompt"]],
+            **notice,
+        )
+        page.on(
+            self.add_lora.upload,
+            self.import_lora,
+            inputs={"file": self.add_lora, "base": page.base, **chosen},
+            outputs=stack,
+            **notice,
+        )
+        layout = [control_hash, self.control, inputs["controls.0.kind"], inputs["controls.0.detected"]]
+        page.on(page.new_map.change, self.take_map, inputs={"handed": page.new_map}, outputs=layout, **notice)
+        page.on(self.control.upload, self.take_control, inputs={"file": self.control}, outputs=[*layout], **notice)
+        page.on(self.compositions.select, self.take_composition, outputs=layout, **notice)
+        page.on(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash], **notice)
+        page.on(self.style.upload, self.take_style, inputs={"file": self.style}, outputs=[style_hash], **notice)
+        page.on(self.looks.select, self.take_look, outputs=[style_hash, self.style], **notice)
+        page.on(self.style.clear, lambda: {style_hash: ""}, outputs=[style_hash], **notice)
+
+        page.on(
+            [self.go.click, inputs["prompt"].submit],
+            self.generate,
+            inputs={"random": self.random, **inputs},
+            outputs=[*self.watch.outputs, inputs["seed"], self.last],
+            **notice,
+        ).then(js=into_view("generate-watch"))
+        page.on(
+            self.vary.click,
+            self.generate_varied,
+            inputs={"picture": self.picture},
+            outputs=[*self.watch.outputs, inputs["seed"], self.last],
+            **notice,
+        ).then(js=into_view("generate-watch"))
+        self.watch.follow(self.follow, [*viewer, *listed, self.batch])
+        for cards in (self.history, self.batch):
+            page.on(cards.select, self.view, outputs=viewer, **notice)
+        page.on(self.again.click, self.use_again, inputs={"picture": self.picture}, outputs=everything, **notice)
+        page.on(
+            self.forget.click,
+            self.delete,
+            inputs={"picture": self.picture, "limit": self.limit},
+            outputs=[*viewer, *listed, self.batch],
+            js="(id, limit) => confirm('Delete this picture for good?') ? [id, limit] : ['', limit]",
+            **notice,
+        )
+        page.on(
+            [page.app.load, tab.select],
+            self.list_pictures,
+            inputs={"limit": self.limit},
+            outputs=listed,
+            **notice,
+        )
+        page.on(self.more.click, self.list_more, inputs={"limit": self.limit}, outputs=[*listed, self.limit], **notice)
+        page.on(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=[*everything, self.drop], **notice)
+        page.on(
+            page.base.input,
+            self.defaults,
+            inputs={"base": page.base},
+            outputs=[inputs[name] for name in ("width", "height", "steps", "guidance_scale")],
+            **notice,
+        )
+
+    # What, where, how it looks
+
+    def show_stack(self, **loras: str) -> dict[Any, Any]:
+        """The menus with the LoRAs that there are; one empty row below the filled ones; which words call them up."""
+        records = {record.id: record for record in self.studio.loras()}
+        choices = [("None", ""), *((record.name, record.id) for record in records.values())]
+        chosen = [id_ if id_ in records else "" for id_ in loras.values()]
+        filled = max((row + 1 for row, id_ in enumerate(chosen) if id_), default=0)
+        words = [f"“{records[id_].trigger} {records[id_].class_name}".strip() + "”" for id_ in chosen if id_]
+        return {
+            **{self.inputs[f"loras.{row}.lora"]: gr.Dropdown(choices, value=id_) for row, id_ in enumerate(chosen)},
+            **{box: gr.Column(visible=row <= filled) for row, box in enumerate(self.rows)},
+            self.hint: sentence(f"Write {' and '.join(words)} in the prompt to call it up.") if words else "",
+        }
+
+    def take_lora(self, *, handed: dict[str, Any], prompt: str, **loras: str) -> dict[Any, Any]:
+        """Put the LoRA on the first free row, or on the last; an empty prompt starts with its trigger word."""
+        record = self.studio.lora(handed["lora"])
+        if record.id not in loras.values():
+            free = next((name for name, id_ in loras.items() if not id_), list(loras)[-1])
+            loras[free] = record.id
+        start = prompt or f"a photo of {record.trigger} {record.class_name}".strip()
+        return {self.inputs["prompt"]: start, **self.show_stack(**loras)}
+
+    def import_lora(self, *, file: str, base: str, **loras: str) -> dict[Any, Any]:
+        path = Path(file)
+        record = self.studio.import_lora(path, name=path.stem, base=base)
+        return self.take_lora(handed={"lora": record.id}, prompt="-", **loras) | {}
+
+    def take_map(self, *, handed: dict[str, Any]) -> dict[Any, Any]:
+        return self._layout(handed["image"], kind=handed["kind"], detected=True)
+
+    def take_control(self, *, file: str) -> dict[Any, Any]:
+        image = self.studio.keep_image(Path(file))
+        return {self.inputs["controls.0.image"]: image, self.inputs["controls.0.detected"]: False}
+
+    def take_composition(self, event: gr.EventData) -> dict[Any, Any]:
+        return self._layout(self._keep_sample(self.studio.samples().compositions, event.id), detected=False)
+
+    def _layout(self, image: str, *, detected: bool, kind: str | None = None) -> dict[Any, Any]:
+        return {
+            self.inputs["controls.0.image"]: image,
+            self.control: self._shown(image),
+            self.inputs["controls.0.detected"]: detected,
+            **({self.inputs["controls.0.kind"]: kind} if kind else {}),
+        }
+
+    def take_style(self, *, file: str) -> dict[Any, Any]:
+        return {self.inputs["styles.0.image"]: self.studio.keep_image(Path(file))}
+
+    def take_look(self, event: gr.EventData) -> dict[Any, Any]:
+        image = self._keep_sample(self.studio.samples().looks, event.id)
+        return {self.inputs["styles.0.image"]: image, self.style: self._shown(image)}
+
+    def _keep_sample(self, samples: Any, name: str) -> str:
+        return self.studio.keep_image(next(sample.file for sample in samples if sample.name == name))
+
+    def _shown(self, image: str) -> str | None:
+        return served(self.studio.image_file(image)) if image else None
+
+    def defaults(self, *, base: str) -> dict[Any, Any]:
+        """A base's own size, steps and CFG, when the person changes to it."""
+        chosen = next(b for b in self.studio.bases() if b.name == base)
+        return {
+            self.inputs["width"]: chosen.default_size_px,
+            self.inputs["height"]: chosen.default_size_px,
+            self.inputs["steps"]: chosen.default_steps,
+            self.inputs["guidance_scale"]: chosen.default_guidance,
+        }
+
+    # Pictures
+
+    def generate(self, *, random: bool, **inputs: Any) -> dict[Any, Any]:
+        settings = form.parse(GenerateSettings, inputs)
+        return self._start(settings.replace(seed=secrets.randbelow(MAX_SEED)) if random else settings)
+
+    def generate_varied(self, *, picture: str) -> dict[Any, Any]:
+        settings = self._recipe(picture).settings
+        return self._start(settings.replace(seed=secrets.randbelow(MAX_SEED), count=1))
+
+    def _start(self, settings: GenerateSettings) -> dict[Any, Any]:
+        job = self.studio.generate(settings)
+        return {self.inputs["seed"]: settings.seed, self.last: settings.to_dict(), **self.watch.start(job)}
+
+    def follow(self, job: Job) -> dict[Any, Any]:
+        if job.state != "done":
+            return {}
+        pictures = job.result()["pictures"]
+        return {
+            self.batch: grid([self._card(id_) for id_ in pictures], "strip") if len(pictures) > 1 else "",
+            **self._view(pictures[0]),
+            **self.list_pictures(limit=HISTORY_PAGE),
+        }
+
+    def view(self, event: gr.EventData) -> dict[Any, Any]:
+        return self._view(event.id)
+
+    def _view(self, picture: str) -> dict[Any, Any]:
+        file = served(self.studio.picture_file(picture))
+        return {
+            self.viewer: file,
+            self.download: file,
+            self.actions: gr.Column(visible=True),
+            self.details: details(self._recipe(picture)),
+            self.picture: picture,
+        }
+
+    def _recipe(self, picture: str) -> Recipe:
+        return Recipe.from_dict(self.studio.picture(picture).recipe)
+
+    def delete(self, *, picture: str, limit: int) -> dict[Any, Any]:
+        if not picture:  # the person thought better of it
+            return {}
+        self.studio.delete_picture(picture)
+        cleared = {self.viewer: None, self.actions: gr.Column(visible=False), self.picture: "", self.batch: ""}
+        return cleared | self.list_pictures(limit=limit)
+
+    def list_pictures(self, *, limit: int) -> dict[Any, Any]:
+        records = self.studio.pictures(limit + 1)
+        return {
+            self.history: grid(
+                [self._card(r.id) for r in records[:limit]], "squares small", "Your pictures gather here."
+            ),
+            self.more: gr.Button(visible=len(records) > limit),
+        }
+
+    def list_more(self, *, limit: int) -> dict[Any, Any]:
+        return {self.limit: limit + HISTORY_PAGE, **self.list_pictures(limit=limit + HISTORY_PAGE)}
+
+    def _card(self, picture: str) -> Card:
+        return Card(id=picture, image=self.studio.picture_file(picture), hint="Show this picture")
+
+    # Settings back into the page
+
+    def reload(self, *, last: dict[str, Any]) -> dict[Any, Any]:
+        return self.fill(GenerateSettings.from_dict(last)) if last else {}
+
+    def use_again(self, *, picture: str) -> dict[Any, Any]:
+        recipe = self._recipe(picture)
+        return self.fill(recipe.settings.replace(seed=recipe.seed, count=1))
+
+    def restore(self, *, file: str) -> dict[Any, Any]:
+        recipe = self.studio.restore(Path(file))
+        said = sentence("Every setting of that picture is back. Press Generate to make it again.")
+        return {
+            self.notice: said,
+            self.drop: None,
+            **self.fill(recipe.settings.replace(seed=recipe.seed, count=1)),
+        }
+
+    def fill(self, settings: GenerateSettings) -> dict[Any, Any]:
+        """Every control set to `settings`, pictures included."""
+        values = form.spread(settings, self.inputs)
+        loras = {f"lora_{row}": values[f"loras.{row}.lora"] or "" for row in range(LORA_ROWS)}
+        return {
+            **{component: values[name] for name, component in self.inputs.items()},
+            **self.show_stack(**loras),
+            self.control: self._shown(values["controls.0.image"]),
+            self.style: self._shown(values["styles.0.image"]),
+        }
+
+
+def details(recipe: Recipe) -> str:
+    s = recipe.settings
+    facts = [f"seed {recipe.seed}", f"{s.width} × {s.height}", f"{s.steps} steps", f"CFG {s.guidance_scale:g}"]
+    facts += [f"{use.lora} {use.weight:g}" for use in s.loras] + [f"{use.kind} {use.strength:g}" for use in s.controls]
+    facts += [f"look {use.weight:g}" for use in s.styles]
+    return f'<p class="prompt">{escape(s.prompt)}</p><p class="facts">{escape(" · ".join(facts))}</p>'

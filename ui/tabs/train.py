@@ -1,0 +1,236 @@
+"""The Train tab: three choices and a start; the loss and samples while it runs; the LoRA when it is done."""
+
+from collections import defaultdict
+from functools import partial
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from engine.errors import BadSettings
+from engine.jobs import Event, Job
+from engine.settings import TrainSettings
+from engine.workspace import LoraRecord
+from ui import form
+from ui.cards import Card, Choice, Plain, grid, headline, label, served
+from ui.page import Page, handed, into_view
+from ui.watch import Watch, in_words
+
+QUALITIES = [("Quick", "quick"), ("Standard", "standard"), ("Best", "best")]
+EXPERT = [name for name, field in form.TRAIN.items() if field.expert]
+COSTLY = ("steps", "batch_size", "resolution")  # the settings that decide how long it takes
+SERIES = {"loss": "training", "held_out_loss": "held out"}
+COLORS = {"training": "#d4501c", "held out": "#1d7f78"}
+sample_strip = partial(grid, look="strip", empty="Samples appear here while it learns.")
+lora_tiles = partial(grid, look="tiles", empty="What you train appears here.")
+PLOT_POINTS = 240  # of each series; the plot takes 500 in all
+
+
+class TrainTab:
+    """`lora` is the id of the LoRA that the buttons under the list are about."""
+
+    name, title = "train", "Train"
+
+    def __init__(self, page: Page, tab: gr.Tab) -> None:
+        self.page, self.studio = page, page.studio
+        self.lora = gr.State("")
+        bases = [(base.title, base.name) for base in self.studio.bases()]
+        with gr.Row(elem_classes=["columns"]):
+            with gr.Column(scale=5, elem_classes=["sheet"]):
+                headline("Teach it to Tripod", "Say what it is and how good it should get; the rest is chosen for you.")
+                goals = list(form.TRAIN["goal"].choices)
+                self.inputs: dict[str, Any] = {
+                    "dataset": form.build(TrainSettings, "dataset", choices=[], elem_id="train-set"),
+                    "name": form.build(TrainSettings, "name", elem_id="lora-name"),
+                    "goal": gr.Radio(goals, value="product", label=form.TRAIN["goal"].label, elem_classes=["segments"]),
+                }
+                self.quality = gr.Radio(
+                    QUALITIES, value="standard", label="How good?", elem_classes=["segments"], elem_id="quality"
+                )
+                self.inputs["base"] = form.build(TrainSettings, "base", choices=bases)
+                with gr.Accordion("Expert", open=False, elem_id="train-expert"), gr.Row(elem_classes=["form"]):
+                    for name in EXPERT:
+                        self.inputs[name] = form.build(TrainSettings, name, min_width=180)
+                self.estimate = Plain(elem_id="estimate")
+                self.start_button = gr.Button("Start training", variant="primary", elem_id="start-training")
+                self.notice = Plain(elem_id="train-notice")
+            with gr.Column(scale=7):
+                self.watch = Watch(page, "train", resumable=True, every_s=1.0)
+                self.plot = gr.LinePlot(
+                    x="step",
+                    y="loss",
+                    color="photos",
+                    color_map=COLORS,
+                    title="Loss",
+                    height=230,
+                    visible=False,
+                    buttons=[],
+                    elem_id="loss",
+                )
+                label("How it sees your subject, step by step")
+                self.strip = Plain(sample_strip([]), elem_id="samples")
+                label("Your LoRAs")
+                self.loras = Choice(lora_tiles([]), elem_id="loras")
+                with gr.Row(visible=False, elem_classes=["actions"]) as self.actions:
+                    self.use = gr.Button("Use it in a picture", variant="primary", elem_id="use-lora")
+                    self.download = gr.DownloadButton("Download", min_width=100)
+                    self.forget = gr.Button("Delete", variant="stop", min_width=100)
+        self._wire(tab)
+
+    def _wire(self, tab: gr.Tab) -> None:
+        page, inputs, notice = self.page, self.inputs, {"notice": self.notice}
+        subject = [page.dataset, *(inputs[name] for name in ("dataset", "name", "trigger", "class_name"))]
+        list_of_loras = [self.loras, self.lora, self.actions, self.download]
+        page.on([page.app.load, tab.select], self.show, inputs={"lora": self.lora}, outputs=list_of_loras, **notice)
+        page.on(
+            [page.app.load, tab.select], self.choose, inputs={"dataset_id": page.dataset}, outputs=subject, **notice
+        )
+        page.on(
+            inputs["dataset"].input,
+            self.choose,
+            inputs={"dataset_id": inputs["dataset"]},
+            outputs=subject,
+            **notice,
+        )
+        page.on(
+            page.base.change,
+            lambda *, base: {inputs["base"]: base},
+            inputs={"base": page.base},
+            outputs=[inputs["base"]],
+            **notice,
+        )
+        choices = {"goal": inputs["goal"], "base": inputs["base"], "quality": self.quality}
+        page.on(
+            [page.app.load, inputs["goal"].input, self.quality.input, inputs["base"].change],
+            self.preset,
+            inputs=choices,
+            outputs=[inputs[name] for name in EXPERT],
+            **notice,
+        )
+        page.on(
+            [inputs[name].change for name in ("base", *COSTLY)],
+            self.estimate_time,
+            inputs={name: inputs[name] for name in ("base", *COSTLY)},
+            outputs=[self.estimate],
+            **notice,
+        )
+        followed = [self.plot, self.strip, *list_of_loras]
+        page.on(
+            self.start_button.click,
+            self.start,
+            inputs=inputs,
+            outputs=[*self.watch.outputs, self.plot, self.strip],
+            **notice,
+        ).then(js=into_view("train-watch"))
+        self.watch.follow(self.follow, followed)
+        page.on(self.loras.select, self.pick, outputs=list_of_loras, **notice)
+        page.on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs], **notice)
+        page.on(
+            self.forget.click,
+            self.delete,
+            inputs={"lora": self.lora},
+            outputs=list_of_loras,
+            js="id => confirm('Delete this LoRA for good?') ? id : ''",
+            **notice,
+        )
+
+    # Handlers
+
+    def choose(self, *, dataset_id: str) -> dict[Any, Any]:
+        """Take the photo set in hand, with its own trigger word and class."""
+        sets = self.studio.datasets()
+        choices = gr.Dropdown([(f"{d.name} ({len(d.photos)} photos)", d.id) for d in sets], value=dataset_id or None)
+        dataset = next((d for d in sets if d.id == dataset_id), None)
+        if dataset is None:
+            return {self.inputs["dataset"]: choices}
+        return {
+            self.page.dataset: dataset_id,
+            self.inputs["dataset"]: choices,
+            self.inputs["name"]: dataset.name,
+            self.inputs["trigger"]: dataset.trigger,
+            self.inputs["class_name"]: dataset.class_name,
+        }
+
+    def preset(self, *, goal: str, base: str, quality: str) -> dict[Any, Any]:
+        preset = self.studio.training_preset(goal, base, quality)
+        return {self.inputs[name]: value for name, value in preset.items()}
+
+    def estimate_time(self, *, base: str, **costly: int) -> dict[Any, Any]:
+        if None in costly.values():  # a box that is being typed in
+            return {}
+        seconds = self.studio.training_time_s(base, **costly)
+        time = f"{in_words(seconds)} on this machine" if seconds else "the time left shows once it has begun"
+        return {self.estimate: f'<p class="aside">{costly["steps"]} steps: {time}.</p>'}
+
+    def start(self, **inputs: Any) -> dict[Any, Any]:
+        if not inputs["dataset"]:
+            raise BadSettings("There is no photo set to train on.", "Choose one, or add photos in the first tab.")
+        job = self.studio.train(form.parse(TrainSettings, inputs))
+        return {self.plot: gr.LinePlot(visible=False), self.strip: sample_strip([]), **self.watch.start(job)}
+
+    def show(self, *, lora: str) -> dict[Any, Any]:
+        loras = self.studio.loras()
+        chosen = next((record for record in loras if record.id == lora), None)
+        return {
+            self.loras: lora_tiles([self._card(record, chosen=record is chosen) for record in loras]),
+            self.lora: chosen.id if chosen else "",
+            self.actions: gr.Row(visible=chosen is not None),
+            self.download: served(self.studio.lora_file(chosen.id)) if chosen else None,
+        }
+
+    def pick(self, event: gr.EventData) -> dict[Any, Any]:
+        return self.show(lora=event.id)
+
+    def use_it(self, *, lora: str) -> dict[Any, Any]:
+        return {self.page.new_lora: handed(lora=lora), **self.page.go("generate")}
+
+    def delete(self, *, lora: str) -> dict[Any, Any]:
+        if lora:  # else the person thought better of it
+            self.studio.delete_lora(lora)
+        return self.show(lora="")
+
+    def follow(self, job: Job) -> dict[Any, Any]:
+        events = job.events()
+        losses = loss_table(events)
+        updates = {
+            self.plot: gr.LinePlot(losses, visible=True) if len(losses) else gr.LinePlot(visible=False),
+            self.strip: sample_strip([_sample(job, event) for event in events if event.kind == "sample"]),
+        }
+        return updates if job.state != "done" else updates | self.show(lora=job.result()["lora"])
+
+    # What it looks like
+
+    def _card(self, record: LoraRecord, *, chosen: bool) -> Card:
+        return Card(
+            id=record.id,
+            title=record.name,
+            note=f"{record.trigger} {record.class_name}".strip(),
+            image=self.studio.thumbnail(record.samples[-1]) if record.samples else None,
+            chosen=chosen,
+        )
+
+
+def _sample(job: Job, event: Event) -> Card:
+    return Card(id=event.files[0], title=f"Step {event.step}", hint=event.message, image=job.folder / event.files[0])
+
+
+def loss_table(events: list[Event]) -> pd.DataFrame:
+    """Columns step, loss and photos ("training" or "held out"); long runs as means over equal stretches of steps."""
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for event in events:
+        for name, value in event.values.items():
+            if event.kind == "metrics" and name in SERIES:
+                curves[SERIES[name]][event.step] = value  # of a step repeated after a resume, the later
+    tables = [
+        pd.DataFrame({"step": list(curve), "loss": list(curve.values()), "photos": name})
+        for name, curve in curves.items()
+    ]
+    return (
+        pd.concat([_thinned(table) for table in tables]) if tables else pd.DataFrame(columns=["step", "loss", "photos"])
+    )
+
+
+def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
+    curve = curve.sort_values("step", ignore_index=True)
+    stretch = curve.index * min(PLOT_POINTS, len(curve)) // len(curve)
+    return curve.groupby(stretch).agg({"step": "last", "loss": "mean", "photos": "first"})
