@@ -54,6 +54,7 @@ def serve(arguments: list[str]) -> None:
         server_port=asked.port,
         share=asked.share,
         auth=login(asked.auth, asked.share),
+        _frontend=False,  # or it gives up when a busy machine takes 3 s to answer its own first request
         **launch_options(),
     )
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from engine.errors import TripodError
 from engine.jobs import Job
-from engine.settings import ControlUse, GenerateSettings, LoraUse, StyleUse
+from engine.settings import ControlUse, GenerateSettings, LoraUse, StyleUse, TrainSettings
 from engine.studio import Studio
 from engine.workspace import Workspace
 
@@ -73,7 +73,13 @@ def _run(studio: Studio, out: Path, quick: bool, began_s: float) -> dict[str, An
 
     print("2/4 Training a LoRA on the photos")
     dataset = studio.add_sample(SUBJECT)
-    training = studio.training_settings(dataset.id, name="Demo teddy bear", goal="product", quality="quick")
+    training = TrainSettings(
+        dataset=dataset.id,
+        name="Demo teddy bear",
+        trigger=subject.trigger,
+        class_name=subject.class_name,
+        **studio.training_preset("product", base.name, "quick"),
+    )
     if quick:
         training = training.replace(steps=3, sample_every=1000)
     training_began_s = time.monotonic()

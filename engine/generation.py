@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +72,18 @@ def generate(settings: GenerateSettings, *, workspace: Workspace, cache: ModelCa
                     seed=one.seed,
                     base_hash=base_hash,
                     lora_hashes={lora.id: lora.sha256 for lora in loras},
-                    versions={library: version(library) for library in LIBRARIES},
+                    versions=_versions(),
                     device=device_title(),
                     duration_s=time.perf_counter() - drawing_s,
                 )
                 png = png_bytes(image, recipe, {lora.id: lora.name for lora in loras})
                 pictures.append(workspace.add_picture(png, recipe.to_dict()).id)
     return {"pictures": pictures, "seconds": time.perf_counter() - began_s}
+
+
+@lru_cache
+def _versions() -> dict[str, str]:
+    return {library: version(library) for library in LIBRARIES}
 
 
 def encode(pipeline: Any, settings: GenerateSettings) -> Prompt:

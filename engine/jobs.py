@@ -56,6 +56,7 @@ NICENESS = 5
 _ETA_REPORTS = 32
 _POLL_S = 0.02
 _EXIT_SAID_WHY = 3  # not 1 or 2, which Python itself uses
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # where a RuntimeError of torch means that memory ran out
 _PROJECT = Path(__file__).parent.parent
 
 log = logging.getLogger(__name__)
@@ -175,15 +176,18 @@ class Job:
 
     @property
     def state(self) -> State:
-        if (self.folder / "result.json").exists():
-            return "done"
-        events = self.events()
-        if events and (last := events[-1].kind) in ("failed", "cancelled"):
-            return last
+        if end := self._end_state():
+            return end
         owner = _Owner.of(self.folder)
         if owner and (self._attended or owner.lives()):
             return "running" if owner.running else "queued"
-        return "interrupted"
+        return self._end_state() or "interrupted"  # it may have come to its end since the first look
+
+    def _end_state(self) -> State | None:
+        if (self.folder / "result.json").exists():
+            return "done"
+        events = self.events()
+        return last if events and (last := events[-1].kind) in ("failed", "cancelled") else None
 
     @property
     def finished(self) -> bool:
@@ -268,10 +272,9 @@ class Job:
 
     # What the runner does with it
 
-    def _begin(self, pid: int) -> None:
+    def _begin(self) -> None:
         self._attended = True
         _append_event(self.folder, "started")
-        _Owner.claim(self.folder, pid, running=True)
 
     def _end(self) -> None:
         with self._lock:
@@ -288,7 +291,10 @@ class _Owner:
 
     @staticmethod
     def of(folder: Path) -> "_Owner | None":
-        return _Owner(**read_json(folder / "pid")) if (folder / "pid").exists() else None
+        try:
+            return _Owner(**read_json(folder / "pid"))
+        except FileNotFoundError:  # it has ended in the device thread
+            return None
 
     @staticmethod
     def claim(folder: Path, pid: int, *, running: bool) -> None:
@@ -349,8 +355,7 @@ def _perform(work: Work, do: Callable[[Work], dict[str, Any]]) -> bool:
 def _in_plain_words(error: Exception) -> TripodError:
     if isinstance(error, TripodError):
         return error
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_ALLOCATOR in str(error):
         return NoRoom(
             "The device has not enough memory left for this.",
             "Choose a smaller size or batch, or wait until the other jobs are done.",
@@ -470,7 +475,8 @@ class Runner:
         with job._lock:
             if job.state != "queued":  # cancelled while it waited
                 return
-            job._begin(os.getpid())
+            job._begin()
+            _Owner.claim(job.folder, os.getpid(), running=True)
         try:
             _perform(Work(job.folder, job.request), work)
         finally:
@@ -480,16 +486,20 @@ class Runner:
     def _run_process(self, job: Job, module: str) -> None:
         while any(other.module and other.state == "running" for other in self.jobs()):  # left by an app before this one
             time.sleep(0.5)
-        with job._lock:
-            if job.state != "queued":
-                return
-            process = _start_process(job.folder, module)
-            job._begin(process.pid)
-        exit_code = process.wait()
-        if exit_code > 0 and exit_code != _EXIT_SAID_WHY:
-            failure = _unexpected(f"its process ended with code {exit_code}")
-            _append_failure(job.folder, failure)
-        job._end()
+        try:
+            with job._lock:
+                if job.state != "queued":
+                    return
+                job._begin()
+                process = _start_process(job.folder, module)
+                _Owner.claim(job.folder, process.pid, running=True)
+            exit_code = process.wait()
+            if exit_code > 0 and exit_code != _EXIT_SAID_WHY:
+                raise _unexpected(f"its process ended with code {exit_code}")
+        except Exception as error:
+            _append_failure(job.folder, _in_plain_words(error))
+        finally:
+            job._end()
 
 
 def _start_process(folder: Path, module: str) -> subprocess.Popen[bytes]:

@@ -14,12 +14,13 @@ QUALITIES = {"quick": 0.5, "standard": 1.0, "best": 2.0}
 
 
 def training_preset(goal: Goal, base: str, quality: str = "standard") -> dict[str, Any]:
-    """Fields of TrainSettings for what is to be taught: those of the base itself, else those of its family.
+    """Fields of TrainSettings for what is to be taught, from the file of the base itself or else of its family.
 
-    Raises: NotFound when there is no such base.
+    The resolution is the base's own. Raises: NotFound when there is no such base.
     """
-    tables = _tables(base) or _tables(find_base(base).family)
-    preset = tables["all"] | tables[goal]
+    chosen = find_base(base)
+    tables = _tables(chosen.name) or _tables(chosen.family)
+    preset = {"resolution": chosen.default_size_px} | tables["all"] | tables[goal]
     return preset | {"steps": round(preset["steps"] * QUALITIES[quality])}
 
 

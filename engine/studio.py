@@ -100,24 +100,23 @@ class Studio:
         return datasets.check(self.workspace, self.dataset(dataset_id))
 
     def remove_photo(self, dataset_id: str, photo_id: str) -> Dataset:
-        return self._change_photo(dataset_id, photo_id, None)
+        def without(dataset: Dataset) -> Dataset:
+            return dataset.replace(photos=tuple(photo for photo in dataset.photos if photo.id != photo_id))
+
+        return self.workspace.update_dataset(dataset_id, without)
 
     def set_crop(self, dataset_id: str, photo_id: str, crop: CropBox) -> Dataset:
-        return self._change_photo(dataset_id, photo_id, {"crop": crop})
+        return self._change_photo(dataset_id, photo_id, crop=crop)
 
     def set_caption(self, dataset_id: str, photo_id: str, caption: str) -> Dataset:
-        return self._change_photo(dataset_id, photo_id, {"caption": caption})
+        return self._change_photo(dataset_id, photo_id, caption=caption)
 
-    def _change_photo(self, dataset_id: str, photo_id: str, changes: dict[str, Any] | None) -> Dataset:
-        dataset = self.dataset(dataset_id)
-        kept = (
-            photo if photo.id != photo_id else photo.replace(**changes)
-            for photo in dataset.photos
-            if photo.id != photo_id or changes is not None
-        )
-        dataset = dataset.replace(photos=tuple(kept))
-        self.workspace.save_dataset(dataset)
-        return dataset
+    def _change_photo(self, dataset_id: str, photo_id: str, **changes: Any) -> Dataset:
+        def changed(dataset: Dataset) -> Dataset:
+            photos = (photo.replace(**changes) if photo.id == photo_id else photo for photo in dataset.photos)
+            return dataset.replace(photos=tuple(photos))
+
+        return self.workspace.update_dataset(dataset_id, changed)
 
     def crop_preview(self, dataset_id: str, photo_id: str, side_px: int = 256) -> "Image":
         """The square of one photo as it will be trained."""
@@ -143,9 +142,14 @@ class Studio:
         """Find and replace over all captions; also says how many changed."""
         from engine.captioning import replace_in_captions
 
-        dataset, changed = replace_in_captions(self.dataset(dataset_id), find, replace)
-        self.workspace.save_dataset(dataset)
-        return dataset, changed
+        changed = 0
+
+        def change(dataset: Dataset) -> Dataset:
+            nonlocal changed
+            dataset, changed = replace_in_captions(dataset, find, replace)
+            return dataset
+
+        return self.workspace.update_dataset(dataset_id, change), changed
 
     # LoRAs
 

@@ -4,6 +4,7 @@ The environment variable TRIPOD_STARTER names another folder of the same layout.
 the base has: it is asked anew every time.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def base() -> Base:
         title="Starter",
         spec=SPEC,
         source=str(folder),
-        default_size_px=256,
+        default_size_px=_size_px(folder),
         default_steps=20,
         default_guidance=4.0,
         guidance_rescale=0.7,  # else velocity prediction down to zero SNR overexposes (arXiv 2305.08891, 3.4)
@@ -29,3 +30,9 @@ def base() -> Base:
         ip_adapter=str(ip_adapter) if ip_adapter.is_file() else None,
         captioner=str(captioner) if captioner.is_dir() else None,
     )
+
+
+def _size_px(folder: Path) -> int:
+    """The side of the pictures that the starter was trained on last."""
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    return config["sample_size"] * SPEC.vae_scale

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.controls.openpose import draw
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
-from engine.starter.denoiser import BATCH, EMPTY_CAPTION_SHARE, new_scheduler, noised, spread_timesteps
+from engine.starter.denoiser import BATCH, HIGH_NOISE_SKEW, new_scheduler, noised, spread_timesteps
 from engine.starter.latents import LatentCorpus
 from engine.starter.render import joints_of
 from engine.starter.text import embed, empty_ids
@@ -89,7 +89,7 @@ def train_controlnet(
     """Train on the latent rows `rows` of side `size` for `minutes`; returns the averaged ControlNet."""
     alpha_bar = new_scheduler().alphas_cumprod
     empty = empty_ids(tokenizer)
-    count = BATCH[size] // 2
+    count = BATCH[size]
     unet.requires_grad_(False).to(memory_format=torch.channels_last)
     text_encoder.requires_grad_(False)
     controlnet.to(memory_format=torch.channels_last)
@@ -98,15 +98,12 @@ def train_controlnet(
         chosen = rows[torch.randint(len(rows), (count,), generator=generator)]
         words = torch.randint(data.tokens.shape[1], (count,), generator=generator)
         latents, ids = data.latents[size][chosen].float(), data.tokens[chosen, words].long()
-        # Half of the captions say nothing, so that the map has to be read (Zhang et al. 2023, section 3.4).
-        ids[torch.rand(count, generator=generator) < max(0.4, EMPTY_CAPTION_SHARE)] = empty
+        # Many captions say nothing, so that the map has to be read (Zhang et al. 2023, section 3.4).
+        ids[torch.rand(count, generator=generator) < 0.4] = empty
         maps = [map_of(corpus, row // (2 * LOOKS_PER_SCENE), bool(row % 2), 8 * size) for row in chosen.tolist()]
         condition = torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float() / 255
         noise = torch.randn(latents.shape, generator=generator)
-        # Layout is decided at high noise: half of the timesteps come from the upper half only.
-        timesteps = spread_timesteps(count, generator)
-        upper = torch.rand(count, generator=generator) < 0.5
-        timesteps = torch.where(upper, 500 + timesteps // 2, timesteps)
+        timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
         x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
         with autocast():
             embeds = embed(text_encoder, ids)

@@ -19,7 +19,7 @@ from transformers import CLIPVisionModelWithProjection as ImageEncoder
 from engine.starter.captions import caption
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, mirrored, scene
 from engine.starter.decoder import to_tensor
-from engine.starter.denoiser import new_scheduler, noised, spread_timesteps
+from engine.starter.denoiser import HIGH_NOISE_SKEW, new_scheduler, noised, spread_timesteps
 from engine.starter.judge import shrink
 from engine.starter.linear_code import Code
 from engine.starter.looks import LOOKS
@@ -30,7 +30,7 @@ SIDE_PX = 128
 EMBEDDING = 128
 TOKENS = 4
 ENCODER_BATCH = 64
-ADAPTER_BATCH = {16: 32, 32: 16}
+ADAPTER_BATCH = {16: 24, 32: 16}
 _TEMPERATURE = 0.1
 WITHOUT_REFERENCE_SHARE = 0.1
 WITHOUT_CAPTION_SHARE = 0.1
@@ -215,7 +215,7 @@ def train_ip_adapter(
             embeds = encoder(style).image_embeds
         embeds[torch.rand(count, generator=generator) < WITHOUT_REFERENCE_SHARE] = 0
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = spread_timesteps(count, generator)
+        timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
         x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
         with autocast():
             words = embed(text_encoder, token_ids(tokenizer, captions))

@@ -143,7 +143,7 @@ class TestLease:
 
     def test_different_models_load_side_by_side(self) -> None:
         cache = ModelCache(10 * MB)
-        both_are_loading = threading.Barrier(2, timeout=5)
+        both_are_loading = threading.Barrier(2, timeout=20)
 
         def load() -> Weights:
             both_are_loading.wait()

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
+from torch.nn.functional import avg_pool2d
 
 from engine import families
 from engine.cache import ModelCache, ValueCache
@@ -109,8 +111,6 @@ def everything(workspace: Workspace, lora: LoraRecord) -> GenerateSettings:
 def test_the_picture_of_plain_diffusers(workspace: Workspace, cache: ModelCache, work: Told, folder: Path) -> None:
     settings = SETTINGS.replace(negative_prompt="blue", scheduler="euler_a")
     (picture,) = generate(settings, workspace=workspace, cache=cache, work=work)["pictures"]
-
-    from diffusers import EulerAncestralDiscreteScheduler
 
     pipeline: Any = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
@@ -233,8 +233,6 @@ def test_a_control_photo_is_cut_to_the_picture_around_its_middle(workspace: Work
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_preview_s_guess_is_exact_for_a_denoiser_that_knows(prediction_type: str) -> None:
-    from diffusers import DDIMScheduler
-
     scheduler: Any = DDIMScheduler(**{**SCHEDULER, "prediction_type": prediction_type})
     random = torch.Generator().manual_seed(0)
     clean, noise = torch.randn(2, 1, 8, 4, 4, generator=random)
@@ -245,11 +243,29 @@ def test_the_preview_s_guess_is_exact_for_a_denoiser_that_knows(prediction_type:
     assert torch.allclose(denoised(seen, scheduler), clean, atol=1e-5)
 
 
-def test_latent_colours_are_the_least_squares_ones(folder: Path) -> None:
-    """A copy of the encoder whose first channel is the mean colour of a cell: the map must find it."""
+class LinearEncoder:
+    """An autoencoder whose latents are a known affine map of the mean colours of 8 px cells."""
+
+    config = SimpleNamespace(block_out_channels=(1, 1, 1, 1), scaling_factor=0.5)
+    device, dtype = "cpu", torch.float32
+    weights = torch.tensor([[1.0, 0.0, 0.5], [0.0, 2.0, 0.0], [0.0, 0.0, -1.0], [1.0, 1.0, 1.0]])
+
+    def encode(self, pictures: torch.Tensor) -> Any:
+        latents = torch.einsum("lc,bchw->blhw", self.weights, avg_pool2d(pictures, 8)) + 3
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
+
+
+def test_latent_colours_undo_a_linear_encoder() -> None:
+    colours = latent_colours(LinearEncoder())
+    pictures = torch.rand(1, 3, 64, 64) * 2 - 1
+    latents = LinearEncoder().encode(pictures).latent_dist.mode() * 0.5
+    found = torch.einsum("blhw,lc->bchw", latents, colours[:-1]) + colours[-1].reshape(1, 3, 1, 1)
+    assert torch.allclose(found, avg_pool2d(pictures, 8), atol=1e-4)
+
+
+def test_latent_colours_of_a_real_autoencoder(folder: Path) -> None:
     vae: Any = AutoencoderKL.from_pretrained(folder, subfolder="vae")
-    colours = latent_colours(vae)
-    assert colours.shape == (vae.config.latent_channels + 1, 3)
+    assert latent_colours(vae).shape == (vae.config.latent_channels + 1, 3)
 
 
 def test_latents_are_coloured_cell_by_cell() -> None:

@@ -14,11 +14,11 @@ TIERS = (
     {"engine.errors", "engine.settings"},
     {"engine.workspace", "engine.jobs", "engine.cache", "engine.recipe", "engine.images", "engine.samples"},
     {"engine.families", "engine.adapters", "engine.lora", "engine.controls"},
+    {"engine.starter"},
     {
         *{"engine.dataset", "engine.photo", "engine.captioning", "engine.training", "engine.presets"},
         *{"engine.generation", "engine.preview", "engine.scores"},
     },
-    {"engine.starter"},
     {"engine.studio"},
     {"engine.demo"},
     {"ui"},

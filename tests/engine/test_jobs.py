@@ -89,7 +89,7 @@ def busy(runner: Runner) -> Iterator[Job]:
         yield job
     finally:
         release.set()
-        job.wait(5)
+        job.wait(20)
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 20) -> None:
@@ -135,7 +135,7 @@ class TestDeviceThread:
             assert [job.state for job in waiting] == ["queued"] * 3
             assert runner.queue_length() == 4
         for job in waiting:
-            job.wait(5)
+            job.wait(20)
         assert [number for number, _ in order] == [0, 1, 2]
         assert len({thread for _, thread in order}) == 1
         assert runner.queue_length() == 0
@@ -145,7 +145,7 @@ class TestDeviceThread:
         def work(work: Work) -> dict[str, Any]:
             raise BadSettings("The width is 3 px.", "Use 64 or more.")
 
-        job = runner.submit("generate", {}, work).wait(5)
+        job = runner.submit("generate", {}, work).wait(20)
         assert (job.state, job.error) == ("failed", "The width is 3 px. Use 64 or more.")
         with pytest.raises(BadSettings) as caught:
             job.result()
@@ -165,17 +165,22 @@ class TestDeviceThread:
         assert runner.submit("generate", {}, lambda work: {"fine": True}).result() == {"fine": True}
 
     def test_a_result_that_is_no_json_fails_the_job_and_the_next_job_runs(self, runner: Runner) -> None:
-        assert runner.submit("generate", {}, lambda work: {"x": object()}).wait(5).state == "failed"
+        assert runner.submit("generate", {}, lambda work: {"x": object()}).wait(20).state == "failed"
         assert runner.submit("generate", {}, lambda work: {}).result() == {}
 
     def test_out_of_memory(self, runner: Runner) -> None:
         import torch
 
-        for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+        def on_gpu(work: Work) -> dict[str, Any]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
-            def work(work: Work, error: Exception = error) -> dict[str, Any]:
-                raise error
+        def on_cpu(work: Work) -> dict[str, Any]:
+            return {"x": torch.empty(10**15)}
 
+        def in_python(work: Work) -> dict[str, Any]:
+            return {"x": bytes(10**15)}
+
+        for work in (on_gpu, on_cpu, in_python):
             with pytest.raises(NoRoom, match="smaller size"):
                 runner.submit("generate", {}, work).result()
 
@@ -191,7 +196,7 @@ class TestDeviceThread:
             job.cancel()
             assert job.state == "cancelled"
             assert job.events()[-1].kind == "cancelled"
-        runner.submit("generate", {}, lambda work: {}).wait(5)
+        runner.submit("generate", {}, lambda work: {}).wait(20)
         assert not ran.is_set()
 
     def test_cancel_while_it_runs(self, runner: Runner) -> None:
@@ -209,7 +214,7 @@ class TestDeviceThread:
         assert [event.kind for event in job.events()] == ["started", "cancelled"]
 
     def test_cancel_of_a_finished_job_changes_nothing(self, runner: Runner) -> None:
-        job = runner.submit("generate", {}, lambda work: {}).wait(5)
+        job = runner.submit("generate", {}, lambda work: {}).wait(20)
         job.cancel()
         assert job.state == "done"
 
@@ -219,7 +224,7 @@ class TestDeviceThread:
             work.preview(Image.new("RGB", (8, 8)))
             return {}
 
-        job = runner.submit("generate", {}, work).wait(5)
+        job = runner.submit("generate", {}, work).wait(20)
         job.progress()
         assert not [file for file in psutil.Process().open_files() if str(job.folder) in file.path]
 
@@ -239,12 +244,14 @@ class TestTokens:
 class TestEvents:
     def test_previews_come_at_most_five_a_second(self, runner: Runner) -> None:
         def work(work: Work) -> dict[str, Any]:
+            start_s = time.monotonic()
             for _ in range(100):
                 work.preview(Image.new("RGB", (1000, 500), "red"))
-            return {}
+            return {"seconds": time.monotonic() - start_s}
 
-        job = runner.submit("generate", {}, work).wait(5)
-        assert [event.kind for event in job.events()].count("preview") == 1
+        job = runner.submit("generate", {}, work)
+        at_most = 1 + 5 * job.result()["seconds"]
+        assert 1 <= [event.kind for event in job.events()].count("preview") <= at_most
         preview = job.progress().preview
         assert preview is not None
         with Image.open(preview) as image:
@@ -258,7 +265,7 @@ class TestEvents:
                 work.sample(100, Image.fromarray(pixels), prompt)
             return {}
 
-        events = runner.submit("train", {}, work).wait(5).events()
+        events = runner.submit("train", {}, work).wait(20).events()
         samples = [event for event in events if event.kind == "sample"]
         assert [(event.step, event.message) for event in samples] == [(100, "a bear"), (100, "a bear on a table")]
         assert len({event.files for event in samples}) == 2
@@ -368,7 +375,7 @@ class TestProcess:
         job = train(steps=60)
         until(lambda: job.progress().step >= 20)
         kill(job)
-        assert job.wait(5).state == "interrupted"
+        assert job.wait(20).state == "interrupted"
         assert "interrupted" in str(job.error)
         with pytest.raises(TripodError, match="Resume"):
             job.result()
@@ -384,7 +391,7 @@ class TestProcess:
         job = train(steps=50)
         until(lambda: job.progress().step >= 5)
         job.cancel()
-        assert job.wait(5).state == "cancelled"
+        assert job.wait(20).state == "cancelled"
         assert runner.resume(job.token).result()["started_at"] >= 5
         assert job.state == "done"
         with pytest.raises(TripodError, match="done"):
@@ -398,7 +405,7 @@ class TestProcess:
         until(lambda: job.progress().step >= 1)
         pid = read_json(job.folder / "pid")["pid"]
         job.cancel()
-        assert job.wait(5).state == "cancelled"
+        assert job.wait(20).state == "cancelled"
         assert not psutil.pid_exists(pid)
 
     def test_a_refusal_keeps_its_kind_and_sentence(self, train: Callable[..., Job]) -> None:
@@ -432,7 +439,7 @@ class TestProcess:
         job = train(steps=LONG)
         until(lambda: job.progress().step >= 1)
         kill(job)
-        job.wait(5)
+        job.wait(20)
         owner = read_json(job.folder / "pid") | {"pid": os.getpid()}  # alive, but not started when the trainer was
         (job.folder / "pid").write_text(json.dumps(owner | {"started_s": owner["started_s"] + 3600}))
         assert Runner(workspace).job(job.token).state == "interrupted"
@@ -480,5 +487,5 @@ time.sleep(60)
     ) -> None:
         monkeypatch.setattr(jobs, "KEPT_JOBS", 3)
         for _ in range(20):
-            runner.submit("generate", {}, lambda work: {}).wait(5)
+            runner.submit("generate", {}, lambda work: {}).wait(20)
         assert 3 <= len(runner.jobs()) <= 6

@@ -1,5 +1,7 @@
 """Every preset is a complete, valid request."""
 
+import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -8,6 +10,14 @@ from engine.errors import NotFound
 from engine.families import BASES
 from engine.presets import FOLDER, QUALITIES, training_preset
 from engine.settings import Goal, TrainSettings
+
+
+@pytest.fixture(autouse=True)
+def starter_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A starter of 256 px, as far as its configuration says."""
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"sample_size": 32}))
+    monkeypatch.setenv("TRIPOD_STARTER", str(tmp_path))
 
 
 @pytest.mark.parametrize("goal", get_args(Goal))
@@ -19,7 +29,7 @@ def test_every_preset_makes_valid_settings(base: str, goal: Any) -> None:
 
     # As the files promise: learning rates carry over, because the effective scale is the same everywhere
     assert settings.alpha / settings.rank == 1
-    assert settings.resolution == BASES[base].default_size_px
+    assert settings.resolution == {"starter": 256, "sd15": 512}[base]
 
 
 def test_quality_scales_the_steps_only() -> None:

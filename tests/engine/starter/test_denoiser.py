@@ -1,0 +1,31 @@
+"""The training objective against the scheduler that samples with it."""
+
+import torch
+
+from engine.starter import denoiser
+
+
+def test_noised_latents_and_velocity_are_the_schedulers() -> None:
+    scheduler = denoiser.new_scheduler()
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 5, 16, 4, 4, generator=generator)
+    timesteps = torch.tensor([0, 100, 500, 900, 999])
+    x_t, v, _ = denoiser.noised(latents, noise, scheduler.alphas_cumprod[timesteps])
+    torch.testing.assert_close(x_t, scheduler.add_noise(latents, noise, timesteps))
+    torch.testing.assert_close(v, scheduler.get_velocity(latents, noise, timesteps))
+
+
+def test_the_last_timestep_is_pure_noise() -> None:
+    assert denoiser.new_scheduler().alphas_cumprod[-1] == 0
+
+
+def test_weight_caps_the_signal_to_noise_ratio() -> None:
+    alpha_bar = torch.tensor([0.0, 0.5, 0.9, 0.999])
+    _, _, weight = denoiser.noised(torch.zeros(4, 1, 1, 1), torch.zeros(4, 1, 1, 1), alpha_bar)
+    snr = alpha_bar / (1 - alpha_bar)
+    torch.testing.assert_close(weight, (snr + 1).clamp(max=6) / (snr + 1))
+
+
+def test_timesteps_are_one_from_each_interval() -> None:
+    timesteps = denoiser.spread_timesteps(10, torch.Generator().manual_seed(1))
+    assert sorted((timesteps // 100).tolist()) == list(range(10))
