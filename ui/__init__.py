@@ -5,7 +5,7 @@ import gradio as gr
 from engine.studio import Studio
 from ui.api import add_api
 from ui.header import build_header
-from ui.page import Page, remembered
+from ui.page import Page
 from ui.tabs.caption import CaptionTab
 from ui.tabs.control import ControlTab
 from ui.tabs.dataset import DatasetTab
@@ -22,20 +22,11 @@ def build_app(studio: Studio) -> gr.Blocks:
         title="Tripod", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SWEEP_S, CACHE_LIFE_S)
     ) as app:
         base = build_header(studio, app)
-        dataset = remembered("dataset", "")
-        new_lora, new_map = gr.State(), gr.State()
-        with gr.Tabs(elem_id="tabs") as tabs:
-            page = Page(
-                studio=studio,
-                app=app,
-                tabs=tabs,
-                base=base,
-                dataset=dataset,
-                new_lora=new_lora,
-                new_map=new_map,
-            )
+        tabs = gr.Tabs(elem_id="tabs")
+        page = Page(studio, app, base, tabs)
+        with tabs:
             for tab in TABS:
-                with gr.Tab(tab.title, id=tab.name, elem_id=f"tab-{tab.name}", render_children=True) as container:
+                with gr.Tab(tab.title, id=tab.name, elem_id=f"tab-{tab.name}") as container:
                     tab(page, container)
         add_api(studio)
     return app.queue(max_size=MAX_WAITING_EVENTS)

@@ -68,14 +68,14 @@ def add_api(studio: Studio) -> None:
     with gr.Column(visible=False):
         dataset, files = gr.Textbox(), gr.File(file_count="multiple")
         file, name, answer, png = gr.File(), gr.Textbox(), gr.JSON(), gr.File()
-        for function, inputs, output in (
+        with_files: list[tuple[Callable[..., Any], dict[str, Any], Any]] = [
             (add_photos, {"dataset": dataset, "files": files}, answer),
             (add_image, {"file": file}, answer),
             (picture, {"picture": name}, png),
-        ):
-            gr.Button().click(
-                _raising_plainly(function), inputs_kwargs=inputs, outputs=output, api_name=function.__name__
-            )
+        ]
+        for function, inputs, output in with_files:
+            call = _raising_plainly(function)
+            gr.Button().click(call, inputs_kwargs=inputs, outputs=output, api_name=function.__name__)
 
 
 def _dataset(dataset: Dataset) -> dict[str, Any]:

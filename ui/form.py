@@ -8,8 +8,7 @@ import dataclasses
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -184,17 +183,16 @@ def build(cls: type[Settings], name: str, **kwargs: Any) -> Any:
     """The component of the setting `name`, starting at the dataclass's default; `kwargs` go to the component."""
     field = FORMS[cls][name]
     hint, default = _hints(cls)[name], _default(cls, name)
-    shown = {"label": field.label, "info": field.info or None, "value": _to_component(default)} | kwargs
+    shown: dict[str, Any] = {"label": field.label, "info": field.info or None, "value": _to_component(default)} | kwargs
     if hint is bool:
         return gr.Checkbox(**shown)
     if field.low is not None:
-        precision = {"precision": 0} if hint is int else {}
-        bounds = {"minimum": field.low, "maximum": field.high, "step": field.step}
-        box = gr.Number if field.typed else partial(gr.Slider, buttons=[])
-        return box(**bounds, **precision, **shown)
-    if typing.get_origin(hint) is Literal or "choices" in shown:
-        return gr.Dropdown(**{"choices": list(field.choices)} | shown)
-    return gr.Textbox(**{"lines": field.lines, "placeholder": field.placeholder} | shown)
+        shown |= {"minimum": field.low, "maximum": field.high, "step": field.step}
+        shown |= {"precision": 0} if hint is int else {}
+        return gr.Number(**shown) if field.typed else gr.Slider(buttons=[], **shown)
+    if field.choices or "choices" in kwargs:
+        return gr.Dropdown(**{"choices": list(field.choices), **shown})
+    return gr.Textbox(**{"lines": field.lines, "placeholder": field.placeholder, **shown})
 
 
 def parse(cls: type[S], values: Mapping[str, Any]) -> S:

@@ -7,7 +7,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -22,22 +21,27 @@ log = logging.getLogger("tripod")
 BROWSER_SECRET = "three-legs"
 
 
-def remembered(name: str, default: Any) -> gr.BrowserState:
-    """A value that the visitor's browser keeps across refreshes and restarts."""
-    return gr.BrowserState(default, storage_key=f"tripod-{name}", secret=BROWSER_SECRET)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Page:
-    """`dataset` is the id of the photo set in hand; `new_lora` and `new_map` are what the last "Use it" handed over."""
+    """Made inside the Blocks being built, before the tabs.
 
-    studio: Studio
-    app: gr.Blocks
-    tabs: gr.Tabs
-    base: gr.Dropdown
-    dataset: gr.BrowserState
-    new_lora: gr.State
-    new_map: gr.State
+    `dataset` is the id of the photo set in hand; `new_lora` and `new_map` are what the last "Use it" handed over.
+    """
+
+    def __init__(self, studio: Studio, app: gr.Blocks, base: gr.Dropdown, tabs: gr.Tabs) -> None:
+        self.studio, self.app, self.base, self.tabs = studio, app, base, tabs
+        # What must live though nobody sees it: inside a tab it would sleep until the tab is first opened.
+        self._offstage = gr.Column(min_width=0, elem_id="offstage")
+        self.dataset = self.remembered("dataset", "")
+        self.new_lora, self.new_map = gr.State(), gr.State()
+
+    def remembered(self, name: str, default: Any) -> gr.BrowserState:
+        """A value that the visitor's browser keeps across refreshes and restarts."""
+        with self._offstage:
+            return gr.BrowserState(default, storage_key=f"tripod-{name}", secret=BROWSER_SECRET)
+
+    def timer(self, every_s: float) -> gr.Timer:
+        with self._offstage:
+            return gr.Timer(every_s, active=False)
 
     def on(
         self,
@@ -50,12 +54,13 @@ class Page:
         **options: Any,
     ) -> gr.events.Dependency:
         """Run `handler`, with inputs by name, on `triggers`; it returns {component: value}. Errors go to `notice`."""
+        options = {"api_visibility": "private", "show_progress": "hidden"} | options
         return gr.on(
             triggers if isinstance(triggers, Sequence) else [triggers],
             in_plain_words(handler, notice),
             inputs_kwargs=dict(inputs or {}),
             outputs=[*outputs, notice],
-            **{"api_visibility": "private", "show_progress": "hidden"} | options,
+            **options,
         )
 
     def then(

@@ -4,6 +4,7 @@ Warm paper and ember, with one colour for each of the three legs: what, where, a
 """
 
 from pathlib import Path
+from typing import Any
 
 from gradio.themes import Base, Color, sizes
 
@@ -133,7 +134,7 @@ def theme() -> Base:
     )
 
 
-def launch_options() -> dict[str, object]:
+def launch_options() -> dict[str, Any]:
     """What `launch` needs to show the page as it is meant, and to keep to itself what visitors do."""
     icon = MARK.read_text().replace("#", "%23").replace("\n", "").replace('"', "'")
     return {

@@ -15,7 +15,7 @@ import gradio as gr
 from engine.errors import NotFound
 from engine.jobs import Job, Progress
 from ui.cards import Plain, sentence
-from ui.page import Page, explain, remembered
+from ui.page import Page, explain
 
 
 class Watch:
@@ -28,14 +28,14 @@ class Watch:
     def __init__(self, page: Page, kind: str, *, resumable: bool = False, every_s: float = 0.7) -> None:
         self.studio, self.app, self.on = page.studio, page.app, page.on
         self.resumable = resumable
-        self.token = remembered(f"{kind}-job", "")
+        self.token = page.remembered(f"{kind}-job", "")
         self.seen = gr.State("")
         with gr.Column(visible=False, elem_classes=["watch"], elem_id=f"{kind}-watch") as self.box:
             self.panel = Plain()
             with gr.Row(elem_classes=["actions"]):
                 self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id=f"{kind}-stop")
                 self.resume = gr.Button("Resume", variant="primary", size="sm", visible=False, elem_id=f"{kind}-resume")
-        self.timer = gr.Timer(every_s, active=False)
+        self.timer = page.timer(every_s)
         self.outputs = [self.token, self.seen, self.box, self.panel, self.stop, self.resume, self.timer]
 
     def start(self, job: Job) -> dict[Any, Any]:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from engine.starter.captions import caption
 from engine.starter.corpus import Corpus, mirrored, picture
-from engine.starter.judge import shrink
 from engine.starter.training import Schedule, autocast, train
 
 SIDE_PX = 128
@@ -55,13 +55,11 @@ def train_captioner(
     model: BlipForConditionalGeneration, processor: BlipProcessor, corpus: Corpus, folder: Path, minutes: float
 ) -> nn.Module:
     """Next-word prediction on random paraphrases; returns the averaged captioner."""
-    small = shrink([corpus[row] for row in range(len(corpus))]).mul(127.5).add(127.5).byte()
+    small = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
     tokenizer = processor.tokenizer
     start = tokenizer.convert_tokens_to_ids("[DEC]")
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        import numpy as np
-
         rows = torch.randint(len(corpus), (BATCH,), generator=generator).tolist()
         flipped = torch.rand(BATCH, generator=generator) < 0.5
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))

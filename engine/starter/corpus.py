@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from engine.starter.captions import caption
@@ -98,9 +99,20 @@ class Corpus:
     """The finished shards of a folder as one array of pictures, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.shards: list[np.ndarray] = []
         for shard in range(len(list(folder.glob("????.npy")))):
             self.shards.append(np.load(folder / f"{shard:04d}.npy", mmap_mode="r"))
+
+    def thumbnails(self, side_px: int) -> np.ndarray:
+        """All pictures at `side_px`, uint8 (n, side_px, side_px, 3); made once, then kept beside the shards."""
+        file = self.folder / f"thumbnails-{side_px}.npy"
+        if not file.exists() or len(np.load(file, mmap_mode="r")) != len(self):
+            size = (side_px, side_px)
+            small = [cv2.resize(self[row], size, interpolation=cv2.INTER_AREA) for row in range(len(self))]
+            np.save(file.with_suffix(".part.npy"), np.stack(small))
+            os.replace(file.with_suffix(".part.npy"), file)
+        return np.load(file)
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)

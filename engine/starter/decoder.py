@@ -11,13 +11,14 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from engine.starter.corpus import Corpus
+from engine.starter.corpus import SIZE_PX, Corpus
 from engine.starter.linear_code import Code
 from engine.starter.training import Schedule, autocast, train
 
 CROP_PX = 96
 BATCH = 12
 LATENT_NOISE = 0.1
+HALF_SIZE_SHARE = 0.7  # of the batches, from pictures at 128 px
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,9 +49,11 @@ def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, code: Code, folder
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(corpus), (BATCH,), generator=generator).tolist()
-        corners = torch.randint((256 - CROP_PX) // 8 + 1, (BATCH, 2), generator=generator).mul(8).tolist()
-        crops = [corpus[row][y : y + CROP_PX, x : x + CROP_PX] for row, (y, x) in zip(rows, corners, strict=True)]
-        target = to_tensor(np.stack(crops))
+        scale = 2 if torch.rand((), generator=generator) < HALF_SIZE_SHARE else 1
+        side = scale * CROP_PX
+        corners = torch.randint((SIZE_PX - side) // 8 + 1, (BATCH, 2), generator=generator).mul(8).tolist()
+        crops = [corpus[row][y : y + side, x : x + side] for row, (y, x) in zip(rows, corners, strict=True)]
+        target = nn.functional.avg_pool2d(to_tensor(np.stack(crops)), scale)
         if torch.rand((), generator=generator) < 0.5:
             target = target.flip(-1)
         latents = code.encode(target)

@@ -94,7 +94,7 @@ def train_judge(corpus: Corpus, folder: Path, minutes: float) -> nn.Module:
         scene = mirrored(shown.scene) if shown.flipped else shown.scene
         return list(labels(scene, shown.look).values())
 
-    pictures = shrink([corpus[row] for row in range(len(corpus))]).mul(127.5).add(127.5).byte()
+    pictures = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
     truth = torch.tensor(
         [[label_row(picture(row, flipped=flipped)) for flipped in (False, True)] for row in range(len(corpus))]
     )

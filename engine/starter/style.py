@@ -20,7 +20,6 @@ from engine.starter.captions import caption
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, mirrored, scene
 from engine.starter.decoder import to_tensor
 from engine.starter.denoiser import HIGH_NOISE_SKEW, new_scheduler, noised, spread_timesteps
-from engine.starter.judge import shrink
 from engine.starter.linear_code import Code
 from engine.starter.looks import LOOKS
 from engine.starter.text import WIDTH, embed, token_ids
@@ -108,7 +107,7 @@ class StylePairs:
 def train_image_encoder(encoder: ImageEncoder, corpus: Corpus, folder: Path, minutes: float) -> nn.Module:
     """InfoNCE over pairs of one style; returns the averaged encoder."""
     pairs = StylePairs(corpus)
-    small = shrink([corpus[row] for row in range(len(corpus))]).mul(127.5).add(127.5).byte()
+    small = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         first, second, _ = pairs.draw(ENCODER_BATCH, generator)
@@ -192,6 +191,7 @@ def train_ip_adapter(
     weights = AdapterWeights(unet.to(memory_format=torch.channels_last))
     weights.requires_grad_(True)
     pairs = StylePairs(corpus)
+    small = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
     count = ADAPTER_BATCH[size]
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -210,7 +210,7 @@ def train_ip_adapter(
         if size != 32:
             pixels = nn.functional.avg_pool2d(pixels, 32 // size)
         latents = code.encode(graded(pixels, matrix, gamma))
-        style = graded(shrink([corpus[row] for row in references]), matrix, gamma)
+        style = graded(small[references].float() / 127.5 - 1, matrix, gamma)
         with torch.no_grad():
             embeds = encoder(style).image_embeds
         embeds[torch.rand(count, generator=generator) < WITHOUT_REFERENCE_SHARE] = 0

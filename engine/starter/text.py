@@ -1,5 +1,6 @@
 """The words of the world: a CLIP tokenizer trained on its captions, and an untrained CLIP text encoder for them."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,8 +25,6 @@ def train_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
         vocab_size=2000, min_frequency=2, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
     tokenizer.train_from_iterator((caption.lower() for caption in captions), trainer)
-    import json
-
     learned = json.loads(tokenizer.to_str())["model"]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in learned["merges"]]

@@ -1,5 +1,6 @@
 """The Captions tab: the trigger word and class, who writes, and every photo beside its caption."""
 
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -60,27 +61,26 @@ class CaptionTab:
         self._wire(tab)
 
     def _wire(self, tab: gr.Tab) -> None:
-        page, here, notice = self.page, {"dataset_id": self.page.dataset}, {"notice": self.notice}
+        page, here = self.page, {"dataset_id": self.page.dataset}
+        on = partial(page.on, notice=self.notice)
         subject = {"trigger": self.trigger, "class_name": self.class_name, **here}
         job = {
             "inputs": {"captioner": self.captioner, **subject},
             "outputs": [*self.watch.outputs, *self.shown],
-            **notice,
         }
-        page.on([page.app.load, tab.select], self.show, inputs=here, outputs=self.shown, **notice)
-        page.on([self.trigger.blur, self.class_name.blur], self.describe, inputs=subject, outputs=self.shown, **notice)
-        page.on(self.all.click, self.caption, **job)
-        page.on(self.empty.click, self.caption_empty, **job)
-        page.on(self.rows.click, self.caption_one, **job)
-        page.on(self.rows.submit, self.save, inputs=here, outputs=self.shown, **notice)
-        page.on(
+        on([page.app.load, tab.select], self.show, inputs=here, outputs=self.shown)
+        on([self.trigger.blur, self.class_name.blur], self.describe, inputs=subject, outputs=self.shown)
+        on(self.all.click, self.caption, **job)
+        on(self.empty.click, self.caption_empty, **job)
+        on(self.rows.click, self.caption_one, **job)
+        on(self.rows.submit, self.save, inputs=here, outputs=self.shown)
+        on(
             self.replace.click,
             self.replace_all,
             inputs={"find": self.find, "replacement": self.replacement, **here},
             outputs=self.shown,
-            **notice,
         )
-        page.on(self.next.click, lambda: page.go("train"), outputs=[page.tabs], **notice)
+        on(self.next.click, lambda: page.go("train"), outputs=[page.tabs])
         self.watch.follow(self.follow, self.shown)
 
     # Handlers

@@ -1,6 +1,7 @@
 """The Layout tab: a picture on the left, the map that holds its layout on the right."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,33 +66,30 @@ class ControlTab:
         self._wire()
 
     def _wire(self) -> None:
-        page, notice = self.page, {"notice": self.notice}
+        page, on = self.page, partial(self.page.on, notice=self.notice)
         asked = {"picture": self.picture, "kind": self.kind, **self.sliders}
         started = self.watch.outputs
-        page.on(
+        on(
             self.upload.upload,
             self.take_upload,
             inputs={"file": self.upload, **asked},
             outputs=[self.picture, *started],
-            **notice,
         )
-        page.on(
+        on(
             self.samples.select,
             self.take_sample,
             inputs=asked,
             outputs=[self.picture, self.upload, *started],
-            **notice,
         )
-        page.on(
+        on(
             self.kind_cards.select,
             self.choose_kind,
             inputs=asked,
             outputs=[self.kind, self.kind_cards, *self.sliders.values(), *started],
-            **notice,
         )
-        page.on([s.release for s in self.sliders.values()], self.take, inputs=asked, outputs=started, **notice)
-        page.on(self.upload.clear, self.clear, outputs=[self.picture, self.map, self.result, self.use], **notice)
-        page.on(self.use.click, self.use_it, inputs={"found": self.map}, outputs=[page.new_map, page.tabs], **notice)
+        on([s.release for s in self.sliders.values()], self.take, inputs=asked, outputs=started)
+        on(self.upload.clear, self.clear, outputs=[self.picture, self.map, self.result, self.use])
+        on(self.use.click, self.use_it, inputs={"found": self.map}, outputs=[page.new_map, page.tabs])
         self.watch.follow(self.follow, [self.map, self.result, self.use])
 
     # Handlers

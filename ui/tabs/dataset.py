@@ -1,5 +1,6 @@
 """The Photos tab: photos in, the squares they will be trained as, what to mend, and the crop of each."""
 
+import time
 from collections import defaultdict
 from functools import partial
 from html import escape
@@ -14,6 +15,7 @@ from engine.settings import CropBox
 from engine.workspace import Dataset, Photo
 from ui.cards import Card, Choice, Plain, Window, grid, headline, label, listing, sentence, url
 from ui.page import Page, into_view
+from ui.watch import in_words
 
 PHOTO_FILES = ["image", ".heic", ".heif", ".avif", ".zip"]
 SIDE_PX = 512
@@ -85,62 +87,57 @@ class DatasetTab:
         ]
 
     def _wire(self) -> None:
-        page, here, notice = self.page, {"dataset_id": self.page.dataset}, {"notice": self.notice}
+        page, here = self.page, {"dataset_id": self.page.dataset}
+        on, then = partial(page.on, notice=self.notice), partial(page.then, notice=self.notice)
         everything = [self.drop, *self.shown]
         for event in (
-            page.on(
+            on(
                 self.drop.upload,
                 self.add,
                 inputs={"files": self.drop, **here},
                 outputs=everything,
                 show_progress="full",
                 show_progress_on=self.drop,
-                **notice,
             ),
-            page.on(
+            on(
                 self.samples.select,
                 self.add_sample,
                 outputs=everything,
                 show_progress="full",
                 show_progress_on=self.grid,
-                **notice,
             ),
-            page.on(self.chooser.input, self.choose, inputs={"chosen": self.chooser}, outputs=everything, **notice),
-            page.on(page.app.load, self.reload, inputs=here, outputs=everything, **notice),
-            page.on(
+            on(self.chooser.input, self.choose, inputs={"chosen": self.chooser}, outputs=everything),
+            on(page.app.load, self.reload, inputs=here, outputs=everything),
+            on(
                 self.remove.click,
                 self.remove_photo,
                 inputs={"photo_id": self.photo, **here},
                 outputs=self.shown,
-                **notice,
             ),
-            page.on(self.close.click, self.reload, inputs=here, outputs=everything, **notice),
+            on(self.close.click, self.reload, inputs=here, outputs=everything),
         ):
-            page.then(event, self.check, inputs=here, outputs=[self.advice, self.found, self.grid], **notice)
-        page.on(self.fresh.click, self.choose, outputs=[*everything, self.advice], **notice)
-        page.on(
+            then(event, self.check, inputs=here, outputs=[self.advice, self.found, self.grid])
+        on(self.fresh.click, self.choose, outputs=[*everything, self.advice])
+        on(
             self.forget.click,
             self.delete,
             inputs=here,
             outputs=[*everything, self.advice],
             js="id => confirm('Delete this photo set and its captions?') ? id : ''",
-            **notice,
         )
-        page.on(
+        on(
             [self.set_name.submit, self.set_name.blur],
             self.rename,
             inputs={"name": self.set_name, **here},
             outputs=[self.chooser],
-            **notice,
         )
-        page.on(
+        on(
             self.grid.select,
             self.open_editor,
             inputs={"found": self.found, **here},
             outputs=[*self.shown, self.crop_view, self.about, self.size, self.across, self.down],
-            **notice,
         ).then(js=into_view("crop-editor"))
-        page.on(
+        on(
             [self.size.input, self.across.input, self.down.input],
             self.crop,
             inputs={
@@ -154,9 +151,8 @@ class DatasetTab:
             outputs=[self.crop_view, self.grid],
             queue=False,
             trigger_mode="always_last",
-            **notice,
         )
-        page.on(self.next.click, lambda: page.go("captions"), outputs=[page.tabs], **notice)
+        on(self.next.click, lambda: page.go("captions"), outputs=[page.tabs])
 
     # Handlers
 
@@ -169,7 +165,10 @@ class DatasetTab:
     ) -> dict[Any, Any]:
         dataset_id = dataset_id or self.studio.new_dataset("My photos").id
         refused = []
-        for file in progress.tqdm(files, desc="Reading photos"):
+        began_s = time.monotonic()
+        for done, file in enumerate(files):
+            left_s = (time.monotonic() - began_s) / max(1, done) * (len(files) - done)
+            progress((done, len(files)), desc=f"Reading photos, {in_words(left_s)} left" if done else "Reading photos")
             refused += self.studio.add_photos(dataset_id, [Path(file)])[1]
         reasons = listing(("bad", refusal.reason) for refusal in refused)
         return {self.drop: None, self.notice: reasons, **self.show(dataset_id)}
@@ -206,11 +205,11 @@ class DatasetTab:
         dataset = self.studio.dataset(dataset_id)
         photo = _photo(dataset, event.id)
         size, across, down = sliders(photo)
-        about = [(a.level, a.text) for a in found if photo.id in a.photos]
         return {
             **self.show(dataset_id, photo.id, found),
             self.crop_view: self._crop_view(photo),
-            self.about: f"<h3>{escape(photo.file)}</h3>" + listing(about),
+            self.about: f"<h3>{escape(photo.file)}</h3>"
+            + listing((a.level, a.text) for a in found if photo.id in a.photos),
             self.size: size,
             self.across: across,
             self.down: down,

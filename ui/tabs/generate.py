@@ -1,6 +1,7 @@
 """The Generate tab: the prompt, the three legs it stands on (what, where, how it looks), and the pictures."""
 
 import secrets
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, Sty
 from engine.studio import Job, Recipe
 from ui import form
 from ui.cards import Card, Choice, Plain, grid, headline, label, sentence, served
-from ui.page import Page, into_view, remembered
+from ui.page import Page, into_view
 from ui.tabs.control import sample_cards
 from ui.watch import Watch
 
@@ -28,7 +29,7 @@ class GenerateTab:
     def __init__(self, page: Page, tab: gr.Tab) -> None:
         self.page, self.studio = page, page.studio
         self.inputs: dict[str, Any] = {"base": page.base}
-        self.last = remembered("settings", {})
+        self.last = page.remembered("settings", {})
         self.picture, self.limit = gr.State(""), gr.State(HISTORY_PAGE)
         with gr.Row(elem_classes=["columns"]):
             with gr.Column(scale=7, elem_classes=["sheet"]):
@@ -139,7 +140,7 @@ class GenerateTab:
     # Wiring
 
     def _wire(self, tab: gr.Tab) -> None:
-        page, inputs, notice = self.page, self.inputs, {"notice": self.notice}
+        page, inputs, on = self.page, self.inputs, partial(self.page.on, notice=self.notice)
         menus = [inputs[f"loras.{row}.lora"] for row in range(LORA_ROWS)]
         stack = [*menus, *self.rows, self.hint]
         chosen = {f"lora_{row}": menu for row, menu in enumerate(menus)}
@@ -148,89 +149,91 @@ class GenerateTab:
         viewer = [self.viewer, self.actions, self.details, self.download, self.picture]
         listed = [self.history, self.more]
 
-        page.on([page.app.load, tab.select], self.show_stack, inputs=chosen, outputs=stack, **notice)
-        page.on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack, **notice)
-        page.on(page.app.load, self.reload, inputs={"last": self.last}, outputs=everything, **notice)
-        page.on(
+        on([page.app.load, tab.select], self.list_loras, outputs=menus)
+        on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack)
+        on(page.app.load, self.reload, inputs={"last": self.last}, outputs=everything)
+        on(
             page.new_lora.change,
             self.take_lora,
             inputs={"handed": page.new_lora, "prompt": inputs["prompt"], **chosen},
             outputs=[*stack, inputs["prompt"]],
-            **notice,
         )
-        page.on(
+        on(
             self.add_lora.upload,
             self.import_lora,
-            inputs={"file": self.add_lora, "base": page.base, **chosen},
-            outputs=stack,
-            **notice,
+            inputs={"file": self.add_lora, "base": page.base, "prompt": inputs["prompt"], **chosen},
+            outputs=[*stack, inputs["prompt"]],
         )
         layout = [control_hash, self.control, inputs["controls.0.kind"], inputs["controls.0.detected"]]
-        page.on(page.new_map.change, self.take_map, inputs={"handed": page.new_map}, outputs=layout, **notice)
-        page.on(self.control.upload, self.take_control, inputs={"file": self.control}, outputs=[*layout], **notice)
-        page.on(self.compositions.select, self.take_composition, outputs=layout, **notice)
-        page.on(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash], **notice)
-        page.on(self.style.upload, self.take_style, inputs={"file": self.style}, outputs=[style_hash], **notice)
-        page.on(self.looks.select, self.take_look, outputs=[style_hash, self.style], **notice)
-        page.on(self.style.clear, lambda: {style_hash: ""}, outputs=[style_hash], **notice)
+        on(page.new_map.change, self.take_map, inputs={"handed": page.new_map}, outputs=layout)
+        on(self.control.upload, self.take_control, inputs={"file": self.control}, outputs=[*layout])
+        on(self.compositions.select, self.take_composition, outputs=layout)
+        on(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash])
+        on(self.style.upload, self.take_style, inputs={"file": self.style}, outputs=[style_hash])
+        on(self.looks.select, self.take_look, outputs=[style_hash, self.style])
+        on(self.style.clear, lambda: {style_hash: ""}, outputs=[style_hash])
 
-        page.on(
+        on(
             [self.go.click, inputs["prompt"].submit],
             self.generate,
             inputs={"random": self.random, **inputs},
             outputs=[*self.watch.outputs, inputs["seed"], self.last],
-            **notice,
         ).then(js=into_view("generate-watch"))
-        page.on(
+        on(
             self.vary.click,
             self.generate_varied,
             inputs={"picture": self.picture},
             outputs=[*self.watch.outputs, inputs["seed"], self.last],
-            **notice,
         ).then(js=into_view("generate-watch"))
         self.watch.follow(self.follow, [*viewer, *listed, self.batch])
         for cards in (self.history, self.batch):
-            page.on(cards.select, self.view, outputs=viewer, **notice)
-        page.on(self.again.click, self.use_again, inputs={"picture": self.picture}, outputs=everything, **notice)
-        page.on(
+            on(cards.select, self.view, outputs=viewer)
+        on(self.again.click, self.use_again, inputs={"picture": self.picture}, outputs=everything)
+        on(
             self.forget.click,
             self.delete,
             inputs={"picture": self.picture, "limit": self.limit},
             outputs=[*viewer, *listed, self.batch],
             js="(id, limit) => confirm('Delete this picture for good?') ? [id, limit] : ['', limit]",
-            **notice,
         )
-        page.on(
+        on(
             [page.app.load, tab.select],
             self.list_pictures,
             inputs={"limit": self.limit},
             outputs=listed,
-            **notice,
         )
-        page.on(self.more.click, self.list_more, inputs={"limit": self.limit}, outputs=[*listed, self.limit], **notice)
-        page.on(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=[*everything, self.drop], **notice)
-        page.on(
+        on(self.more.click, self.list_more, inputs={"limit": self.limit}, outputs=[*listed, self.limit])
+        on(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=[*everything, self.drop])
+        on(
             page.base.input,
             self.defaults,
             inputs={"base": page.base},
             outputs=[inputs[name] for name in ("width", "height", "steps", "guidance_scale")],
-            **notice,
         )
 
     # What, where, how it looks
 
+    def list_loras(self) -> dict[Any, Any]:
+        """The LoRAs to choose from; what is chosen stays, as another event may just be choosing it."""
+        choices = [("None", ""), *((record.name, record.id) for record in self.studio.loras())]
+        return {self.inputs[f"loras.{row}.lora"]: gr.Dropdown(choices) for row in range(LORA_ROWS)}
+
     def show_stack(self, **loras: str) -> dict[Any, Any]:
-        """The menus with the LoRAs that there are; one empty row below the filled ones; which words call them up."""
-        records = {record.id: record for record in self.studio.loras()}
-        choices = [("None", ""), *((record.name, record.id) for record in records.values())]
-        chosen = [id_ if id_ in records else "" for id_ in loras.values()]
-        filled = max((row + 1 for row, id_ in enumerate(chosen) if id_), default=0)
-        words = [f"“{records[id_].trigger} {records[id_].class_name}".strip() + "”" for id_ in chosen if id_]
+        """One empty row below the filled ones, and the words that call up what is chosen."""
+        filled = max((row + 1 for row, lora in enumerate(loras.values()) if lora), default=0)
+        records = [self.studio.lora(lora) for lora in loras.values() if lora]
+        words = " and ".join(f"“{record.trigger} {record.class_name}".strip() + "”" for record in records)
         return {
-            **{self.inputs[f"loras.{row}.lora"]: gr.Dropdown(choices, value=id_) for row, id_ in enumerate(chosen)},
             **{box: gr.Column(visible=row <= filled) for row, box in enumerate(self.rows)},
-            self.hint: sentence(f"Write {' and '.join(words)} in the prompt to call it up.") if words else "",
+            self.hint: sentence(f"Write {words} in the prompt to call it up.") if words else "",
         }
+
+    def fill_stack(self, **loras: str) -> dict[Any, Any]:
+        """Choose these LoRAs, one a row."""
+        menus = self.list_loras()
+        for menu, lora in zip(menus.values(), loras.values(), strict=True):
+            menu.value = lora
+        return {**menus, **self.show_stack(**loras)}
 
     def take_lora(self, *, handed: dict[str, Any], prompt: str, **loras: str) -> dict[Any, Any]:
         """Put the LoRA on the first free row, or on the last; an empty prompt starts with its trigger word."""
@@ -239,12 +242,12 @@ class GenerateTab:
             free = next((name for name, id_ in loras.items() if not id_), list(loras)[-1])
             loras[free] = record.id
         start = prompt or f"a photo of {record.trigger} {record.class_name}".strip()
-        return {self.inputs["prompt"]: start, **self.show_stack(**loras)}
+        return {self.inputs["prompt"]: start, **self.fill_stack(**loras)}
 
-    def import_lora(self, *, file: str, base: str, **loras: str) -> dict[Any, Any]:
+    def import_lora(self, *, file: str, base: str, prompt: str, **loras: str) -> dict[Any, Any]:
         path = Path(file)
         record = self.studio.import_lora(path, name=path.stem, base=base)
-        return self.take_lora(handed={"lora": record.id}, prompt="-", **loras) | {}
+        return self.take_lora(handed={"lora": record.id}, prompt=prompt, **loras)
 
     def take_map(self, *, handed: dict[str, Any]) -> dict[Any, Any]:
         return self._layout(handed["image"], kind=handed["kind"], detected=True)
@@ -373,7 +376,7 @@ class GenerateTab:
         loras = {f"lora_{row}": values[f"loras.{row}.lora"] or "" for row in range(LORA_ROWS)}
         return {
             **{component: values[name] for name, component in self.inputs.items()},
-            **self.show_stack(**loras),
+            **self.fill_stack(**loras),
             self.control: self._shown(values["controls.0.image"]),
             self.style: self._shown(values["styles.0.image"]),
         }

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from functools import partial
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -21,7 +22,7 @@ EXPERT = [name for name, field in form.TRAIN.items() if field.expert]
 COSTLY = ("steps", "batch_size", "resolution")  # the settings that decide how long it takes
 SERIES = {"loss": "training", "held_out_loss": "held out"}
 COLORS = {"training": "#d4501c", "held out": "#1d7f78"}
-sample_strip = partial(grid, look="strip", empty="Samples appear here while it learns.")
+NO_SAMPLES = grid([], "strip", "Samples appear here while it learns.")
 lora_tiles = partial(grid, look="tiles", empty="What you train appears here.")
 PLOT_POINTS = 240  # of each series; the plot takes 500 in all
 
@@ -68,7 +69,7 @@ class TrainTab:
                     elem_id="loss",
                 )
                 label("How it sees your subject, step by step")
-                self.strip = Plain(sample_strip([]), elem_id="samples")
+                self.strip = Plain(NO_SAMPLES, elem_id="samples")
                 label("Your LoRAs")
                 self.loras = Choice(lora_tiles([]), elem_id="loras")
                 with gr.Row(visible=False, elem_classes=["actions"]) as self.actions:
@@ -78,60 +79,57 @@ class TrainTab:
         self._wire(tab)
 
     def _wire(self, tab: gr.Tab) -> None:
-        page, inputs, notice = self.page, self.inputs, {"notice": self.notice}
+        page, inputs, on = self.page, self.inputs, partial(self.page.on, notice=self.notice)
         subject = [page.dataset, *(inputs[name] for name in ("dataset", "name", "trigger", "class_name"))]
         list_of_loras = [self.loras, self.lora, self.actions, self.download]
-        page.on([page.app.load, tab.select], self.show, inputs={"lora": self.lora}, outputs=list_of_loras, **notice)
-        page.on(
-            [page.app.load, tab.select], self.choose, inputs={"dataset_id": page.dataset}, outputs=subject, **notice
+        on([page.app.load, tab.select], self.show, inputs={"lora": self.lora}, outputs=list_of_loras)
+        on(
+            [page.app.load, tab.select],
+            self.choose,
+            inputs={"dataset_id": page.dataset},
+            outputs=subject,
         )
-        page.on(
+        on(
             inputs["dataset"].input,
             self.choose,
             inputs={"dataset_id": inputs["dataset"]},
             outputs=subject,
-            **notice,
         )
-        page.on(
+        on(
             page.base.change,
             lambda *, base: {inputs["base"]: base},
             inputs={"base": page.base},
             outputs=[inputs["base"]],
-            **notice,
         )
         choices = {"goal": inputs["goal"], "base": inputs["base"], "quality": self.quality}
-        page.on(
+        on(
             [page.app.load, inputs["goal"].input, self.quality.input, inputs["base"].change],
             self.preset,
             inputs=choices,
             outputs=[inputs[name] for name in EXPERT],
-            **notice,
         )
-        page.on(
+        on(
             [inputs[name].change for name in ("base", *COSTLY)],
             self.estimate_time,
             inputs={name: inputs[name] for name in ("base", *COSTLY)},
             outputs=[self.estimate],
-            **notice,
         )
         followed = [self.plot, self.strip, *list_of_loras]
-        page.on(
+        on(
             self.start_button.click,
             self.start,
             inputs=inputs,
             outputs=[*self.watch.outputs, self.plot, self.strip],
-            **notice,
         ).then(js=into_view("train-watch"))
         self.watch.follow(self.follow, followed)
-        page.on(self.loras.select, self.pick, outputs=list_of_loras, **notice)
-        page.on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs], **notice)
-        page.on(
+        on(self.loras.select, self.pick, outputs=list_of_loras)
+        on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs])
+        on(
             self.forget.click,
             self.delete,
             inputs={"lora": self.lora},
             outputs=list_of_loras,
             js="id => confirm('Delete this LoRA for good?') ? id : ''",
-            **notice,
         )
 
     # Handlers
@@ -166,7 +164,7 @@ class TrainTab:
         if not inputs["dataset"]:
             raise BadSettings("There is no photo set to train on.", "Choose one, or add photos in the first tab.")
         job = self.studio.train(form.parse(TrainSettings, inputs))
-        return {self.plot: gr.LinePlot(visible=False), self.strip: sample_strip([]), **self.watch.start(job)}
+        return {self.plot: gr.LinePlot(visible=False), self.strip: NO_SAMPLES, **self.watch.start(job)}
 
     def show(self, *, lora: str) -> dict[Any, Any]:
         loras = self.studio.loras()
@@ -194,7 +192,7 @@ class TrainTab:
         losses = loss_table(events)
         updates = {
             self.plot: gr.LinePlot(losses, visible=True) if len(losses) else gr.LinePlot(visible=False),
-            self.strip: sample_strip([_sample(job, event) for event in events if event.kind == "sample"]),
+            self.strip: sample_strips(job),
         }
         return updates if job.state != "done" else updates | self.show(lora=job.result()["lora"])
 
@@ -210,8 +208,15 @@ class TrainTab:
         )
 
 
-def _sample(job: Job, event: Event) -> Card:
-    return Card(id=event.files[0], title=f"Step {event.step}", hint=event.message, image=job.folder / event.files[0])
+def sample_strips(job: Job) -> str:
+    """A strip for each prompt, from the first step to the last."""
+    strips: dict[str, dict[int, Card]] = defaultdict(dict)
+    for event in job.events():
+        if event.kind == "sample":
+            card = Card(id=event.files[0], title=f"Step {event.step}", image=job.folder / event.files[0])
+            strips[event.message][event.step] = card
+    rows = (f'<p class="aside">{escape(prompt)}</p>{grid(list(c.values()), "strip")}' for prompt, c in strips.items())
+    return "".join(rows) or NO_SAMPLES
 
 
 def loss_table(events: list[Event]) -> pd.DataFrame:
