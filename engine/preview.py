@@ -69,7 +69,9 @@ def latent_colours(vae: Any) -> "Tensor":
         latents = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
     cells = latents.float().cpu().movedim(1, -1).flatten(0, 2)
     colours = avg_pool2d(pictures, cell_px).movedim(1, -1).flatten(0, 2)
-    return torch.linalg.lstsq(torch.cat([cells, torch.ones(len(cells), 1)], dim=1), colours).solution
+    # Latents may depend on each other: gelsd leaves out directions that only rounding would decide
+    cells = torch.cat([cells, torch.ones(len(cells), 1)], dim=1)
+    return torch.linalg.lstsq(cells, colours, rcond=1e-4, driver="gelsd").solution
 
 
 def coloured(latents: "Tensor", colours: "Tensor", size: tuple[int, int]) -> Image.Image:

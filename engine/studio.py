@@ -20,7 +20,7 @@ from engine.families import BASES, Base
 from engine.jobs import Job, Runner, Work
 from engine.recipe import Recipe, read_png
 from engine.samples import Samples, load_samples
-from engine.settings import CaptionSettings, CropBox, GenerateSettings, TrainSettings
+from engine.settings import CaptionSettings, CropBox, GenerateSettings, Goal, TrainSettings
 from engine.workspace import Dataset, LoraRecord, PictureRecord, Workspace
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Studio:
         request = {"settings": settings.to_dict(), "workspace": str(self.workspace.root)}
         return self.runner.submit_process("train", request, "engine.training")
 
-    def training_preset(self, goal: str, base: str, quality: str) -> dict[str, Any]:
+    def training_preset(self, goal: Goal, base: str, quality: str) -> dict[str, Any]:
         """The TrainSettings that suit a goal, a base and a quality, by name."""
         from engine.presets import training_preset
 

@@ -21,6 +21,7 @@ def build_app(studio: Studio) -> gr.Blocks:
     with gr.Blocks(
         title="Tripod", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SWEEP_S, CACHE_LIFE_S)
     ) as app:
+        add_api(studio)  # first, so that these names are its own
         base = build_header(studio, app)
         tabs = gr.Tabs(elem_id="tabs")
         page = Page(studio, app, base, tabs)
@@ -28,5 +29,4 @@ def build_app(studio: Studio) -> gr.Blocks:
             for tab in TABS:
                 with gr.Tab(tab.title, id=tab.name, elem_id=f"tab-{tab.name}") as container:
                     tab(page, container)
-        add_api(studio)
     return app.queue(max_size=MAX_WAITING_EVENTS)

@@ -30,17 +30,13 @@ class Style:
 
 
 def embed(adapter: IPAdapter, image: "Image") -> "Tensor":
-    """What the adapter sees in nothing and in the image, (2, 1, ...): the halves of classifier-free guidance."""
+    """What the adapter sees in nothing and in the image, (2, 1, width): the halves of classifier-free guidance."""
     import torch
 
     encoder = adapter.image_encoder
     pixels = adapter.feature_extractor(image, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)
-    if "proj.weight" in adapter.state["image_proj"]:
-        embedding = encoder(pixels).image_embeds
-        return torch.stack([torch.zeros_like(embedding), embedding])
-    # The "plus" adapters look at the patches of the last layer but one
-    pair = [encoder(p, output_hidden_states=True).hidden_states[-2] for p in (torch.zeros_like(pixels), pixels)]
-    return torch.stack(pair)
+    embedding = encoder(pixels).image_embeds
+    return torch.stack([torch.zeros_like(embedding), embedding])
 
 
 @contextmanager

@@ -67,9 +67,11 @@ class StableDiffusion15:
     def load(self, base: Base, dtype: "torch.dtype", device: str) -> Components:
         from diffusers import StableDiffusionPipeline
         from diffusers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
-        logging.set_verbosity_error()  # progress bars and remarks for programmers
+        logging.set_verbosity_error()  # remarks for programmers
         logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         weights = [base.weights(part) for part in ("unet", "vae", "text_encoder")]
         folder = fetched(base.source, "*.json", "tokenizer/*", *weights)
         if not (folder / "model_index.json").is_file():

@@ -33,6 +33,6 @@ def base() -> Base:
 
 
 def _size_px(folder: Path) -> int:
-    """The side of the pictures that the starter was trained on last."""
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    return config["sample_size"] * SPEC.vae_scale
+    """The side of the pictures that the starter was trained on last; what it is made for until it is there."""
+    config = folder / "unet" / "config.json"
+    return json.loads(config.read_text())["sample_size"] * SPEC.vae_scale if config.is_file() else 256

@@ -1,5 +1,8 @@
 """The captioner: a small BLIP that says what a picture of the world shows, in the words of its captions."""
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false
+
 from pathlib import Path
 
 import numpy as np

@@ -4,6 +4,9 @@ The map is taken from the scene's photo, whatever look the picture is in, becaus
 gives the layout, the prompt or a reference gives the look (Zhang et al. 2023).
 """
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false
+
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path

@@ -4,6 +4,9 @@ L1 on pixels and on their differences (edges), with a little noise on the latent
 never exact. Knows nothing of the denoiser.
 """
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false
+
 from pathlib import Path
 
 import numpy as np

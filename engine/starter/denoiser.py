@@ -5,6 +5,9 @@ as min(SNR + 1, 6) on x0: like min-SNR-5 (Hang et al. 2023) for the fine steps, 
 high noise, where colour and layout are decided. First on 16x16 latents, four times cheaper, then on 32x32.
 """
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false
+
 from collections.abc import Mapping
 from pathlib import Path
 

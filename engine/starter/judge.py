@@ -5,6 +5,9 @@ the look. Its own accuracy on held-out renders is the ceiling that every figure 
 denoisers.
 """
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

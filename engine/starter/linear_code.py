@@ -10,6 +10,9 @@ Two facts make an `AutoencoderKL` encoder compute a linear map exactly (up to 1e
   divides by K: its mean is zero and its variance is the constants'.
 """
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
+
 from dataclasses import dataclass
 
 import numpy as np

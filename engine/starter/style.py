@@ -6,6 +6,9 @@ world has looks. The IP-Adapter (Ye et al. 2023) then learns to draw scene B in 
 scene A, so content that leaks from the reference costs from the first step on. The base stays frozen.
 """
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,8 @@
 """The words of the world: a CLIP tokenizer trained on its captions, and an untrained CLIP text encoder for them."""
 
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportArgumentType=false
+
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -48,6 +48,7 @@ def test_the_starter_has_what_lies_in_its_folder(folder: Path, tmp_path: Path, m
     for part in ("controlnet-openpose", "ip_adapter", "captioner"):
         shutil.rmtree(copy / part)
     bare = families.base("starter")
+    assert bare.default_size_px == SIDE_PX
     assert (set(bare.controlnets), bare.ip_adapter, bare.captioner) == ({"canny"}, None, None)
     with pytest.raises(MissingModel, match=r"no ControlNet for openpose\. It has canny"):
         FAMILY.load_controlnet(bare, "openpose", torch.float32, "cpu")
@@ -62,6 +63,7 @@ def test_a_base_that_does_not_exist() -> None:
 
 def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPOD_STARTER", str(tmp_path / "nowhere"))
+    assert families.base("starter").default_size_px == 256
     with pytest.raises(MissingModel, match="nowhere is not there"):
         load(families.base("starter"))
     (tmp_path / "nowhere").mkdir()

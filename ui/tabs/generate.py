@@ -151,7 +151,7 @@ class GenerateTab:
 
         on([page.app.load, tab.select], self.list_loras, outputs=menus)
         on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack)
-        on(page.app.load, self.reload, inputs={"last": self.last}, outputs=everything)
+        on(page.app.load, self.reload, inputs={"last": self.last, "base": page.base}, outputs=everything)
         on(
             page.new_lora.change,
             self.take_lora,
@@ -215,8 +215,10 @@ class GenerateTab:
 
     def list_loras(self) -> dict[Any, Any]:
         """The LoRAs to choose from; what is chosen stays, as another event may just be choosing it."""
-        choices = [("None", ""), *((record.name, record.id) for record in self.studio.loras())]
-        return {self.inputs[f"loras.{row}.lora"]: gr.Dropdown(choices) for row in range(LORA_ROWS)}
+        return {self.inputs[f"loras.{row}.lora"]: gr.Dropdown(self._choices()) for row in range(LORA_ROWS)}
+
+    def _choices(self) -> list[tuple[str, str]]:
+        return [("None", ""), *((record.name, record.id) for record in self.studio.loras())]
 
     def show_stack(self, **loras: str) -> dict[Any, Any]:
         """One empty row below the filled ones, and the words that call up what is chosen."""
@@ -230,10 +232,11 @@ class GenerateTab:
 
     def fill_stack(self, **loras: str) -> dict[Any, Any]:
         """Choose these LoRAs, one a row."""
-        menus = self.list_loras()
-        for menu, lora in zip(menus.values(), loras.values(), strict=True):
-            menu.value = lora
-        return {**menus, **self.show_stack(**loras)}
+        choices = self._choices()
+        return {
+            **{self.inputs[f"loras.{r}.lora"]: gr.Dropdown(choices, value=id_) for r, id_ in enumerate(loras.values())},
+            **self.show_stack(**loras),
+        }
 
     def take_lora(self, *, handed: dict[str, Any], prompt: str, **loras: str) -> dict[Any, Any]:
         """Put the LoRA on the first free row, or on the last; an empty prompt starts with its trigger word."""
@@ -354,8 +357,8 @@ class GenerateTab:
 
     # Settings back into the page
 
-    def reload(self, *, last: dict[str, Any]) -> dict[Any, Any]:
-        return self.fill(GenerateSettings.from_dict(last)) if last else {}
+    def reload(self, *, last: dict[str, Any], base: str) -> dict[Any, Any]:
+        return self.fill(GenerateSettings.from_dict(last)) if last else self.defaults(base=base)
 
     def use_again(self, *, picture: str) -> dict[Any, Any]:
         recipe = self._recipe(picture)

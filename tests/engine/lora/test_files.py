@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
 
 from engine import families
 from engine.adapters import Lora, attach
@@ -28,6 +30,19 @@ from tests.tiny import CROSS_ATTENTION_DIM, SIDE_PX, make_tiny_base, make_tiny_l
 
 SETTINGS = GenerateSettings(prompt="a mug", width=SIDE_PX, height=SIDE_PX, steps=2, guidance_scale=3.0)
 TO_K = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+
+SD15_UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +134,38 @@ def test_a_kohya_file(base: Base, lora_file: Path) -> None:
     assert (lora.rank, lora.alpha, lora.trigger) == (4, 1.0, "sks")
     assert lora.layers.keys() == read_lora(lora_file, base).layers.keys()
     require_same_picture(base, kohya)
+
+
+def test_a_file_for_stable_diffusion_1_5(base: Base, tmp_path: Path) -> None:
+    """Names and sizes as sd-scripts writes them, read from the configuration of that base without its weights."""
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel", **SD15_UNET}))
+    CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    ).save_pretrained(tmp_path / "text_encoder")
+    sd15 = replace(base, name="sd15", source=str(tmp_path))
+
+    layers = families.family("sd15").layers(sd15)
+    in_transformers = [name for name in layers if ".attentions." in name]
+    in_text_encoder = [name for name in layers if name.startswith("text_encoder.encoder.layers.")]
+    assert (len(in_transformers), len(in_text_encoder)) == (192, 72)  # as sd-scripts says when it starts
+
+    state = {
+        **low_rank("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", 768, 320),
+        **low_rank("lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj", 1280, 10240),
+        **low_rank("lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn1_to_out_0", 320, 320),
+        **low_rank("lora_te_text_model_encoder_layers_11_mlp_fc1", 768, 3072),
+        "lora_unet_down_blocks_2_attentions_1_proj_in.lora_down.weight": torch.ones(4, 1280, 1, 1),
+        "lora_unet_down_blocks_2_attentions_1_proj_in.lora_up.weight": torch.ones(1280, 4, 1, 1),
+    }
+    save_file(state, tmp_path / "lora.safetensors")
+    assert set(read_lora(tmp_path / "lora.safetensors", sd15).layers) == {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+        "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj",
+        "unet.up_blocks.3.attentions.2.transformer_blocks.0.attn1.to_out.0",
+        "unet.down_blocks.2.attentions.1.proj_in",
+        "text_encoder.encoder.layers.11.mlp.fc1",
+    }
 
 
 def test_a_file_without_alpha_acts_at_scale_one(base: Base, lora_file: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ def test_noised_latents_and_velocity_are_the_schedulers() -> None:
     latents, noise = torch.randn(2, 5, 16, 4, 4, generator=generator)
     timesteps = torch.tensor([0, 100, 500, 900, 999])
     x_t, v, _ = denoiser.noised(latents, noise, scheduler.alphas_cumprod[timesteps])
-    torch.testing.assert_close(x_t, scheduler.add_noise(latents, noise, timesteps))
-    torch.testing.assert_close(v, scheduler.get_velocity(latents, noise, timesteps))
+    torch.testing.assert_close(x_t, scheduler.add_noise(latents, noise, timesteps))  # type: ignore[arg-type]
+    torch.testing.assert_close(v, scheduler.get_velocity(latents, noise, timesteps))  # type: ignore[arg-type]
 
 
 def test_the_last_timestep_is_pure_noise() -> None:

@@ -1,0 +1,169 @@
+"""A first visit, from photos to a picture that stands on all three legs, in a real browser.
+
+It leaves screenshots of every tab in `screenshots/`, on a desktop and on a phone, in light and dark.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+
+SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
+DESKTOP, PHONE = (1280, 900), (390, 844)
+TABS = ("photos", "captions", "train", "layout", "generate")
+PATIENCE_MS = 120_000  # for trainings and models; what a person sees at once is awaited with it too
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("There is no Chromium here: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str) -> Iterator[OpenPage]:
+    """Opens the page as a new visitor; afterwards, nothing may have gone wrong in it."""
+    errors: list[str] = []
+
+    def open_page(size: tuple[int, int], theme: str = "light") -> Page:
+        page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"{address}?__theme={theme}")
+        expect(page.locator("#sample-subjects .card")).not_to_have_count(0)
+        return page
+
+    yield open_page
+    assert errors == []
+
+
+def open_tab(page: Page, tab: str) -> None:
+    page.click(f"#tab-{tab}-button")
+    expect(page.locator(f"#tab-{tab} .headline")).to_be_visible()
+
+
+def shoot(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", mask=[page.locator("#status")])
+
+
+def fill(page: Page, label: str, value: str) -> None:
+    page.get_by_label(label, exact=True).locator("visible=true").first.fill(value)
+
+
+def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page(DESKTOP)
+
+    page.click("#sample-subjects .card:has-text('Teddy bear')")
+    expect(page.locator("#photo-grid .card")).to_have_count(16)
+    expect(page.locator("#advice")).to_contain_text("16 photos")
+    shoot(page, "1-photos")
+    page.click("#photo-grid .card >> nth=2")
+    expect(page.locator("#crop-editor .crop")).to_be_visible()
+
+    page.click("text=Caption 16 photos")
+    first = page.locator("#captions textarea").first
+    first.fill("a toy on a table")
+    first.blur()
+    expect(page.locator("#captions")).to_contain_text("without “sks”")
+    first.fill("sks teddy bear on a table")
+    first.blur()
+    expect(page.locator("#captions")).not_to_contain_text("without “sks”")
+    shoot(page, "2-captions")
+
+    page.click("text=Train on 16 photos")
+    expect(page.locator("#lora-name textarea")).to_have_value("Teddy bear")
+    page.click("#train-expert button:has-text('Expert')")
+    for label, value in (("Steps", "4"), ("Resolution", "64"), ("Rank", "2"), ("Samples every", "2")):
+        fill(page, label, value)
+    page.click("#start-training")
+    expect(page.locator("#train-stop")).to_be_visible()
+    page.reload()  # the training goes on without the page, and the page finds it again
+    open_tab(page, "train")
+    expect(page.locator("#use-lora")).to_be_visible()
+    expect(page.locator("#loss")).to_be_visible()
+    expect(page.locator("#samples .card")).not_to_have_count(0)
+    shoot(page, "3-train")
+    page.click("#use-lora")
+    expect(page.locator("#trigger-hint")).to_contain_text("sks teddy bear")
+    expect(page.locator("#prompt textarea")).to_have_value("a photo of sks teddy bear")
+
+    open_tab(page, "layout")
+    page.click("#compositions .card >> nth=0")
+    expect(page.locator("#map img")).to_be_visible()
+    shoot(page, "4-layout")
+    page.click("text=Use this layout")
+    expect(page.locator("#control-picture img")).to_be_visible()
+
+    page.click("#sample-looks .card >> nth=0")
+    expect(page.locator("#style-picture img")).to_be_visible()
+    fill(page, "Steps", "3")
+    page.click("#go")
+    expect(page.locator("#details")).to_contain_text("3 steps")
+    expect(page.locator("#viewer img")).to_be_visible()
+    expect(page.locator("#history .card")).to_have_count(1)
+    shoot(page, "5-generate")
+
+    with page.expect_download() as download:
+        page.click("#download")
+    picture = tmp_path / "picture.png"
+    download.value.save_as(picture)
+    with Image.open(picture) as png:
+        settings = json.loads(png.text["tripod"])["settings"]  # type: ignore[attr-defined]
+    assert [len(settings[leg]) for leg in ("loras", "controls", "styles")] == [1, 1, 1]
+
+    page.fill("#prompt textarea", "something else")
+    page.fill("#steps input", "9")
+    for leg in ("control", "style"):
+        page.click(f"#{leg}-picture button[aria-label='Clear']")
+        expect(page.locator(f"#{leg}-picture img")).to_have_count(0)
+    page.set_input_files("#restore input[type=file]", picture)
+    expect(page.locator("#prompt textarea")).to_have_value("a photo of sks teddy bear")
+    expect(page.locator("#steps input")).to_have_value("3")
+    for leg in ("control", "style"):
+        expect(page.locator(f"#{leg}-picture img")).to_be_visible()
+    page.get_by_label("Random").uncheck()
+    page.click("#go")
+    expect(page.locator("#history .card")).to_have_count(2)
+    first, second = (card.get_attribute("src") for card in page.locator("#history img").all())
+    assert first is not None
+    assert second is not None
+    assert page.request.get(first).body() == page.request.get(second).body()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_every_tab_without_scrolling_sideways(open_page: OpenPage, theme: str) -> None:
+    page = open_page(PHONE, theme)
+    for tab in TABS:
+        open_tab(page, tab)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+        shoot(page, f"phone-{theme}-{tab}")
+
+
+def test_what_goes_wrong_is_said_beside_it(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page(DESKTOP, "dark")
+    text = tmp_path / "notes.png"
+    text.write_text("not a picture")
+    page.set_input_files("#photo-drop input[type=file]", text)
+    expect(page.locator("#photos-notice [role=alert]")).to_contain_text("notes.png")
+    open_tab(page, "generate")
+    page.click("#go")
+    expect(page.locator("#generate-notice [role=alert]")).to_have_text(
+        "The prompt is empty. Say what the picture should show."
+    )
+    page.set_input_files("#restore input[type=file]", text)
+    expect(page.locator("#generate-notice [role=alert]")).to_contain_text("notes.png")
+    shoot(page, "dark-generate")
