@@ -49,7 +49,8 @@ def serve(arguments: list[str]) -> None:
 
     asked = parse_arguments(arguments)
     app = build_app(Studio(Workspace(asked.workspace)))
-    app.launch(
+    _, _, public_url = app.launch(
+        prevent_thread_lock=True,
         server_name=asked.host,
         server_port=asked.port,
         share=asked.share,
@@ -57,6 +58,9 @@ def serve(arguments: list[str]) -> None:
         _frontend=False,  # or it gives up when a busy machine takes 3 s to answer its own first request
         **launch_options(),
     )
+    if asked.share and not public_url:
+        print("The public link could not be opened. The page is on this machine only; try --share again later.")
+    app.block_thread()
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ HTML templates run whatever stands in `${...}` inside a value. (Functions instea
 each of those Gradio writes a stub file beside the source.) Nothing here knows of datasets or jobs.
 """
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +22,16 @@ Level = Literal["good", "warn", "bad"]
 Look = Literal["squares", "squares small", "tiles", "kinds", "strip", "dots"]
 
 
-def served(file: Path) -> str:
-    """A copy of `file` that the page may fetch, bytes unchanged: the workspace itself is never served."""
-    return save_file_to_cache(file, cache_dir=get_upload_folder())
+def served(file: Path, name: str = "") -> str:
+    """A copy of `file` that the page may fetch, bytes unchanged: the workspace itself is never served.
+
+    `name` is what a download is called, if not as the file.
+    """
+    copy = Path(save_file_to_cache(file, cache_dir=get_upload_folder()))
+    named = copy.with_name(name or copy.name)
+    if not named.exists():
+        shutil.copyfile(copy, named)
+    return str(named)
 
 
 def url(file: Path) -> str:

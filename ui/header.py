@@ -11,7 +11,14 @@ from ui.cards import Plain
 MARK = Path(__file__).parent / "mark.svg"
 REFRESH_S = 5
 
-FLIP = "element.addEventListener('click', () => document.body.classList.toggle('dark'));"
+# Remembered by the browser; `?__theme=` in the address, which Gradio obeys, comes first.
+FLIP = """
+const kept = localStorage.getItem('tripod-theme');
+if (kept && !location.search.includes('__theme')) document.body.classList.toggle('dark', kept === 'dark');
+element.addEventListener('click', () => {
+    localStorage.setItem('tripod-theme', document.body.classList.toggle('dark') ? 'dark' : 'light');
+});
+"""
 
 
 def build_header(studio: Studio, app: gr.Blocks) -> gr.Dropdown:

@@ -161,8 +161,6 @@ def warning(dataset: Dataset) -> str:
     empty = sum(not photo.caption for photo in dataset.photos)
     missing = sum(bool(p.caption) and not has_trigger(p, dataset.trigger) for p in dataset.photos)
     if missing:
-        return sentence(
-            f"{missing} captions lack the trigger word “{dataset.trigger}”: add it, or they will not be linked to it.",
-            "warn",
-        )
+        problem = f"{missing} captions lack the trigger word “{dataset.trigger}”, and would not be linked to it."
+        return sentence(f"{problem} Write them again, or put it in by hand.", "warn")
     return sentence(f"{empty} photos have no caption yet.", "warn") if empty else ""

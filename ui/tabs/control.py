@@ -31,7 +31,7 @@ class ControlTab:
                     label="Picture",
                     type="filepath",
                     image_mode=None,
-                    sources=["upload", "clipboard"],
+                    sources=["upload"],
                     height=260,
                     elem_id="layout-picture",
                 )

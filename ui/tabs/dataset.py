@@ -10,15 +10,16 @@ from typing import Any
 import gradio as gr
 
 from engine.dataset import Advice
-from engine.errors import NotFound
+from engine.errors import BadDataset, NotFound
 from engine.settings import CropBox
 from engine.workspace import Dataset, Photo
 from ui.cards import Card, Choice, Plain, Window, grid, headline, label, listing, sentence, url
 from ui.page import Page, into_view
 from ui.watch import in_words
 
-PHOTO_FILES = ["image", ".heic", ".heif", ".avif", ".zip"]
+PHOTO_FILES = ["image", ".heic", ".heif", ".avif", ".zip", ".txt"]
 SIDE_PX = 512
+BADGE_LENGTH = 16
 PROGRESS = gr.Progress()  # Gradio fills it in where it is a default
 
 photo_grid = partial(grid, look="squares", empty="Your photos appear here, as the squares they are trained as.")
@@ -89,40 +90,41 @@ class DatasetTab:
     def _wire(self) -> None:
         page, here = self.page, {"dataset_id": self.page.dataset}
         on, then = partial(page.on, notice=self.notice), partial(page.then, notice=self.notice)
-        everything = [self.drop, *self.shown]
+        added = on(
+            self.drop.upload,
+            self.add,
+            inputs={"files": self.drop, **here},
+            outputs=self.shown,
+            show_progress="full",
+            show_progress_on=self.drop,
+        )
+        added.then(lambda: None, outputs=self.drop, api_visibility="private", show_progress="hidden")
         for event in (
-            on(
-                self.drop.upload,
-                self.add,
-                inputs={"files": self.drop, **here},
-                outputs=everything,
-                show_progress="full",
-                show_progress_on=self.drop,
-            ),
+            added,
             on(
                 self.samples.select,
                 self.add_sample,
-                outputs=everything,
+                outputs=self.shown,
                 show_progress="full",
                 show_progress_on=self.grid,
             ),
-            on(self.chooser.input, self.choose, inputs={"chosen": self.chooser}, outputs=everything),
-            on(page.app.load, self.reload, inputs=here, outputs=everything),
+            on(self.chooser.input, self.choose, inputs={"chosen": self.chooser}, outputs=self.shown),
+            on(page.app.load, self.reload, inputs=here, outputs=self.shown),
             on(
                 self.remove.click,
                 self.remove_photo,
                 inputs={"photo_id": self.photo, **here},
                 outputs=self.shown,
             ),
-            on(self.close.click, self.reload, inputs=here, outputs=everything),
+            on(self.close.click, self.reload, inputs=here, outputs=self.shown),
         ):
             then(event, self.check, inputs=here, outputs=[self.advice, self.found, self.grid])
-        on(self.fresh.click, self.choose, outputs=[*everything, self.advice])
+        on(self.fresh.click, self.choose, outputs=[*self.shown, self.advice])
         on(
             self.forget.click,
             self.delete,
             inputs=here,
-            outputs=[*everything, self.advice],
+            outputs=[*self.shown, self.advice],
             js="id => confirm('Delete this photo set and its captions?') ? id : ''",
         )
         on(
@@ -164,14 +166,19 @@ class DatasetTab:
         dataset_id: str,
     ) -> dict[Any, Any]:
         dataset_id = dataset_id or self.studio.new_dataset("My photos").id
-        refused = []
+        captions = [Path(file) for file in files if file.endswith(".txt")]
+        photos = [Path(file) for file in files if not file.endswith(".txt")]
+        reasons: list[str] = []
         began_s = time.monotonic()
-        for done, file in enumerate(files):
-            left_s = (time.monotonic() - began_s) / max(1, done) * (len(files) - done)
-            progress((done, len(files)), desc=f"Reading photos, {in_words(left_s)} left" if done else "Reading photos")
-            refused += self.studio.add_photos(dataset_id, [Path(file)])[1]
-        reasons = listing(("bad", refusal.reason) for refusal in refused)
-        return {self.drop: None, self.notice: reasons, **self.show(dataset_id)}
+        for done, photo in enumerate(photos):
+            left_s = (time.monotonic() - began_s) / max(1, done) * (len(photos) - done)
+            progress((done, len(photos)), desc=f"Reading photos, {in_words(left_s)} left" if done else "Reading photos")
+            try:
+                reasons += [refusal.reason for refusal in self.studio.add_photos(dataset_id, [photo, *captions])[1]]
+            except BadDataset as error:  # too many: those before it stay
+                reasons.append(str(error))
+                break
+        return {self.notice: listing(("bad", reason) for reason in reasons), **self.show(dataset_id)}
 
     def add_sample(self, event: gr.EventData) -> dict[Any, Any]:
         return self.show(self.studio.add_sample(event.id).id)
@@ -261,7 +268,7 @@ class DatasetTab:
                 id=photo.id,
                 image=self.studio.thumbnail(photo.image, SIDE_PX),
                 window=window(photo),
-                badge="!" if about[photo.id] else "",
+                badge=badge(about[photo.id]),
                 level="warn" if all(a.level == "warn" for a in about[photo.id]) else "bad",
                 hint=" ".join([photo.file, *(a.text for a in about[photo.id])]),
                 chosen=photo.id == photo_id,
@@ -290,6 +297,14 @@ class DatasetTab:
         )
         image = url(self.studio.thumbnail(photo.image, SIDE_PX))
         return f'<div class="crop"><img src="{image}" alt="the whole photo"><i style="{style}"></i></div>'
+
+
+def badge(about: list[Advice]) -> str:
+    """What is wrong with a photo, in a word or two: the report says that first, before a colon."""
+    if not about:
+        return ""
+    problem, _, _ = about[0].text.partition(":")
+    return problem if len(problem) <= BADGE_LENGTH else "Look"
 
 
 def _photo(dataset: Dataset, photo_id: str) -> Photo:

@@ -52,8 +52,9 @@ class GenerateTab:
                 self._ask("negative_prompt", elem_id="negative-prompt")
                 with gr.Accordion("Expert", open=False):
                     self._ask("scheduler")
-                self.notice = Plain(elem_id="generate-notice")
-                self.go = gr.Button("Generate", variant="primary", elem_id="go", elem_classes=["next"])
+                with gr.Column(elem_classes=["next"]):
+                    self.notice = Plain(elem_id="generate-notice")
+                    self.go = gr.Button("Generate", variant="primary", elem_id="go")
             with gr.Column(scale=5, elem_classes=["results"]):
                 self.watch = Watch(page, "generate", every_s=0.4)
                 self.viewer = gr.Image(
@@ -70,6 +71,7 @@ class GenerateTab:
                 label("History")
                 self.history = Choice(elem_id="history")
                 self.more = gr.Button("Show more", size="sm", visible=False)
+                self.picture_notice = Plain(elem_id="picture-notice")
                 self.drop = gr.File(
                     label="Drop a Tripod picture to restore its settings",
                     file_types=[".png"],
@@ -141,10 +143,11 @@ class GenerateTab:
 
     def _wire(self, tab: gr.Tab) -> None:
         page, inputs, on = self.page, self.inputs, partial(self.page.on, notice=self.notice)
+        on_picture = partial(self.page.on, notice=self.picture_notice)
         menus = [inputs[f"loras.{row}.lora"] for row in range(LORA_ROWS)]
         stack = [*menus, *self.rows, self.hint]
         chosen = {f"lora_{row}": menu for row, menu in enumerate(menus)}
-        everything = list({id(c): c for c in [*inputs.values(), self.control, self.style, *stack]}.values())
+        everything = [*inputs.values(), self.random, self.control, self.style, *self.rows, self.hint]
         control_hash, style_hash = inputs["controls.0.image"], inputs["styles.0.image"]
         viewer = [self.viewer, self.actions, self.details, self.download, self.picture]
         listed = [self.history, self.more]
@@ -166,7 +169,7 @@ class GenerateTab:
         )
         layout = [control_hash, self.control, inputs["controls.0.kind"], inputs["controls.0.detected"]]
         on(page.new_map.change, self.take_map, inputs={"handed": page.new_map}, outputs=layout)
-        on(self.control.upload, self.take_control, inputs={"file": self.control}, outputs=[*layout])
+        on(self.control.upload, self.take_control, inputs={"file": self.control}, outputs=layout)
         on(self.compositions.select, self.take_composition, outputs=layout)
         on(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash])
         on(self.style.upload, self.take_style, inputs={"file": self.style}, outputs=[style_hash])
@@ -179,31 +182,29 @@ class GenerateTab:
             inputs={"random": self.random, **inputs},
             outputs=[*self.watch.outputs, inputs["seed"], self.last],
         ).then(js=into_view("generate-watch"))
-        on(
+        on_picture(
             self.vary.click,
             self.generate_varied,
             inputs={"picture": self.picture},
             outputs=[*self.watch.outputs, inputs["seed"], self.last],
         ).then(js=into_view("generate-watch"))
         self.watch.follow(self.follow, [*viewer, *listed, self.batch])
+
         for cards in (self.history, self.batch):
-            on(cards.select, self.view, outputs=viewer)
-        on(self.again.click, self.use_again, inputs={"picture": self.picture}, outputs=everything)
-        on(
+            on_picture(cards.select, self.view, outputs=viewer)
+        on_picture(self.again.click, self.use_again, inputs={"picture": self.picture}, outputs=everything)
+        on_picture(
             self.forget.click,
             self.delete,
             inputs={"picture": self.picture, "limit": self.limit},
             outputs=[*viewer, *listed, self.batch],
             js="(id, limit) => confirm('Delete this picture for good?') ? [id, limit] : ['', limit]",
         )
-        on(
-            [page.app.load, tab.select],
-            self.list_pictures,
-            inputs={"limit": self.limit},
-            outputs=listed,
+        on_picture([page.app.load, tab.select], self.list_pictures, inputs={"limit": self.limit}, outputs=listed)
+        on_picture(self.more.click, self.list_more, inputs={"limit": self.limit}, outputs=[*listed, self.limit])
+        on_picture(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=everything).then(
+            lambda: None, outputs=self.drop, api_visibility="private", show_progress="hidden"
         )
-        on(self.more.click, self.list_more, inputs={"limit": self.limit}, outputs=[*listed, self.limit])
-        on(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=[*everything, self.drop])
         on(
             page.base.input,
             self.defaults,
@@ -308,8 +309,10 @@ class GenerateTab:
         return {self.inputs["seed"]: settings.seed, self.last: settings.to_dict(), **self.watch.start(job)}
 
     def follow(self, job: Job) -> dict[Any, Any]:
-        if job.state != "done":
+        if not job.finished:
             return {}
+        if job.state != "done":  # the pictures finished before it stopped are kept
+            return self.list_pictures(limit=HISTORY_PAGE)
         pictures = job.result()["pictures"]
         return {
             self.batch: grid([self._card(id_) for id_ in pictures], "strip") if len(pictures) > 1 else "",
@@ -361,17 +364,18 @@ class GenerateTab:
         return self.fill(GenerateSettings.from_dict(last)) if last else self.defaults(base=base)
 
     def use_again(self, *, picture: str) -> dict[Any, Any]:
-        recipe = self._recipe(picture)
-        return self.fill(recipe.settings.replace(seed=recipe.seed, count=1))
+        return self._restored(self._recipe(picture))
 
     def restore(self, *, file: str) -> dict[Any, Any]:
-        recipe = self.studio.restore(Path(file))
-        said = sentence("Every setting of that picture is back. Press Generate to make it again.")
-        return {
-            self.notice: said,
-            self.drop: None,
-            **self.fill(recipe.settings.replace(seed=recipe.seed, count=1)),
-        }
+        return self._restored(self.studio.restore(Path(file)))
+
+    def _restored(self, recipe: Recipe) -> dict[Any, Any]:
+        settings = recipe.settings.replace(seed=recipe.seed, count=1)
+        if form.parse(GenerateSettings, form.spread(settings, self.inputs)) == settings:
+            said = sentence("Every setting of that picture is back. Press Generate to make it again.")
+        else:
+            said = sentence("That picture has more legs than fit on the page: the first of each kind are back.", "warn")
+        return {self.picture_notice: said, self.random: False, **self.fill(settings)}
 
     def fill(self, settings: GenerateSettings) -> dict[Any, Any]:
         """Every control set to `settings`, pictures included."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from engine.errors import BadSettings
 from engine.jobs import Event, Job
-from engine.settings import TrainSettings
+from engine.settings import Goal, TrainSettings
 from engine.workspace import LoraRecord
 from ui import form
 from ui.cards import Card, Choice, Plain, grid, headline, label, served
@@ -149,7 +149,7 @@ class TrainTab:
             self.inputs["class_name"]: dataset.class_name,
         }
 
-    def preset(self, *, goal: str, base: str, quality: str) -> dict[Any, Any]:
+    def preset(self, *, goal: Goal, base: str, quality: str) -> dict[Any, Any]:
         preset = self.studio.training_preset(goal, base, quality)
         return {self.inputs[name]: value for name, value in preset.items()}
 
@@ -173,7 +173,7 @@ class TrainTab:
             self.loras: lora_tiles([self._card(record, chosen=record is chosen) for record in loras]),
             self.lora: chosen.id if chosen else "",
             self.actions: gr.Row(visible=chosen is not None),
-            self.download: served(self.studio.lora_file(chosen.id)) if chosen else None,
+            self.download: served(self.studio.lora_file(chosen.id), f"{chosen.id}.safetensors") if chosen else None,
         }
 
     def pick(self, event: gr.EventData) -> dict[Any, Any]:
