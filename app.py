@@ -20,7 +20,7 @@ def default_workspace() -> Path:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Tripod: teach an image model your subject, and steer it.")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="also open a public link, behind a password")
     parser.add_argument("--workspace", type=Path, default=default_workspace(), help="where everything is kept")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")

@@ -70,7 +70,7 @@ def test_choices_are_those_of_the_setting(cls: type[Settings], name: str) -> Non
 @pytest.mark.parametrize(
     ("cls", "name", "component"),
     [
-        (TrainSettings, "rank", gr.Slider),
+        (ControlUse, "strength", gr.Slider),
         (TrainSettings, "learning_rate", gr.Number),
         (TrainSettings, "sample_prompts", gr.Textbox),
         (GenerateSettings, "scheduler", gr.Dropdown),

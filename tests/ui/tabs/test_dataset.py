@@ -2,9 +2,10 @@
 
 import pytest
 
+from engine.dataset import Advice
 from engine.settings import CropBox
 from engine.workspace import Photo
-from ui.tabs.dataset import crop_box, sliders, window
+from ui.tabs.dataset import badge, crop_box, sliders, window
 
 
 def photo(crop: CropBox | None, width_px: int = 640, height_px: int = 480) -> Photo:
@@ -36,3 +37,16 @@ def test_any_position_of_the_sliders_is_inside_the_photo() -> None:
                 crop = crop_box(photo(None), size, across, down)
                 assert crop.left_px + crop.side_px <= 640
                 assert crop.top_px + crop.side_px <= 480
+
+
+@pytest.mark.parametrize(
+    ("texts", "word"),
+    [
+        ([], ""),
+        (["Blurred: a.jpg. Replace with sharp ones, or leave out."], "Blurred"),
+        (["Several faces: a.jpg.", "Blurred: a.jpg."], "Several faces"),
+        (["A face in a.jpg, while most photos show none."], "Look"),
+    ],
+)
+def test_a_badge_is_the_first_words_of_the_report(texts: list[str], word: str) -> None:
+    assert badge([Advice("warn", text, ("a",)) for text in texts]) == word
