@@ -14,6 +14,7 @@ from ui.tabs.train import TrainTab
 
 TABS = (DatasetTab, CaptionTab, TrainTab, ControlTab, GenerateTab)
 MAX_WAITING_EVENTS = 64
+EVENTS_AT_ONCE = 8  # of one kind, such as two people adding photos
 CACHE_SWEEP_S, CACHE_LIFE_S = 3600, 86400  # of the copies made for browsers; the originals are in the workspace
 
 
@@ -29,4 +30,4 @@ def build_app(studio: Studio) -> gr.Blocks:
             for tab in TABS:
                 with gr.Tab(tab.title, id=tab.name, elem_id=f"tab-{tab.name}") as container:
                     tab(page, container)
-    return app.queue(max_size=MAX_WAITING_EVENTS)
+    return app.queue(max_size=MAX_WAITING_EVENTS, default_concurrency_limit=EVENTS_AT_ONCE)

@@ -188,7 +188,8 @@ def build_judge(bench: Workbench, minutes: float) -> None:
     trained = judge.train_judge(bench.corpus, bench.build, minutes)
     folder = bench.preset / "judge"
     folder.mkdir(exist_ok=True)
-    save_file(trained.half().to(memory_format=torch.contiguous_format).state_dict(), folder / "judge.safetensors")
+    weights = {name: value.contiguous() for name, value in trained.half().state_dict().items()}
+    save_file(weights, folder / "judge.safetensors")
 
 
 STAGES: dict[str, Callable[[Workbench, float], None]] = {

@@ -20,6 +20,7 @@ from ui.watch import in_words
 PHOTO_FILES = ["image", ".heic", ".heif", ".avif", ".zip", ".txt"]
 SIDE_PX = 512
 BADGE_LENGTH = 16
+ADVICE_THUMBNAILS = 5
 PROGRESS = gr.Progress()  # Gradio fills it in where it is a default
 
 photo_grid = partial(grid, look="squares", empty="Your photos appear here, as the squares they are trained as.")
@@ -57,8 +58,8 @@ class DatasetTab:
             with gr.Column(scale=7):
                 self.advice = Plain(elem_id="advice")
                 with gr.Column(visible=False, elem_classes=["sheet"], elem_id="crop-editor") as self.editor, gr.Row():
-                    self.crop_view = Plain(min_width=200, scale=2)
-                    with gr.Column(scale=3, min_width=240):
+                    self.crop_view = Plain(min_width=200, scale=1)
+                    with gr.Column(scale=1, min_width=240):
                         self.about = Plain()
                         self.size = gr.Slider(
                             10, 100, step=1, buttons=[], label="Size of the square, %", elem_id="crop-size"
@@ -281,9 +282,13 @@ class DatasetTab:
         """The headline, then each piece of advice with the photos it is about."""
         lines = []
         for advice in found:
-            photos = (photo for photo in dataset.photos if photo.id in advice.photos)
-            thumbnails = "".join(f'<img src="{url(self.studio.thumbnail(p.image, 96))}" alt="{p.id}">' for p in photos)
-            lines.append(f'<div class="advice">{sentence(advice.text, advice.level)}<span>{thumbnails}</span></div>')
+            photos = [photo for photo in dataset.photos if photo.id in advice.photos]
+            shown = "".join(
+                f'<img src="{url(self.studio.thumbnail(photo.image, 96))}" alt="{escape(photo.file)}">'
+                for photo in photos[:ADVICE_THUMBNAILS]
+            )
+            more = f"<b>+{len(photos) - ADVICE_THUMBNAILS}</b>" if len(photos) > ADVICE_THUMBNAILS else ""
+            lines.append(f'<div class="advice {advice.level}">{sentence(advice.text, advice.level)}{shown}{more}</div>')
         return "".join(lines)
 
     def _crop_view(self, photo: Photo) -> str:
