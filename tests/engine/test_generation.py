@@ -227,7 +227,7 @@ def test_a_control_photo_is_cut_to_the_picture_around_its_middle(workspace: Work
     middle = wide.crop((64, 0, 128, 64))
     taken = control_map(use, 64, 64, workspace, ValueCache())
     assert np.array_equal(np.asarray(taken), np.asarray(detect("canny", middle)))
-    ready = control_map(replace(use, detected=True), 64, 64, workspace, ValueCache())
+    ready = control_map(replace(use, kind="openpose", detected=True), 64, 64, workspace, ValueCache())
     assert np.array_equal(np.asarray(ready), np.asarray(middle))
 
 
@@ -279,3 +279,14 @@ def test_latents_are_coloured_cell_by_cell() -> None:
         (0, 0, 255),
         (0, 0, 255),
     ]
+
+
+def test_lines_of_a_ready_canny_map_stay_lines_when_it_shrinks(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    lines = Image.new("L", (256, 256))
+    for x in range(256):
+        lines.putpixel((x, 101), 255)
+    use = ControlUse(kind="canny", image=workspace.keep_image(lines), detected=True)
+    taken = np.asarray(control_map(use, 64, 64, workspace, ValueCache()))
+    assert (taken[101 // 4] == 255).all()
+    assert np.count_nonzero(taken) == taken[101 // 4].size
