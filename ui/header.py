@@ -1,14 +1,13 @@
 """The header: Tripod's name, the base in use, and what the machine is doing, in three chips."""
 
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
 from engine.studio import Status, Studio
 from ui.cards import Plain
+from ui.theme import MARK
 
-MARK = Path(__file__).parent / "mark.svg"
 REFRESH_S = 5
 
 # Remembered by the browser; `?__theme=` in the address, which Gradio obeys, comes first.

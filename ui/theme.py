@@ -149,6 +149,3 @@ def launch_options() -> dict[str, Any]:
         "max_file_size": "200mb",
         "strict_cors": True,
     }
-
-
-__all__ = ["launch_options", "theme"]

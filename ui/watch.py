@@ -5,7 +5,7 @@ app finds it again. Nothing here knows what the job makes: the tab that started 
 """
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,18 @@ class Watch:
     def start(self, job: Job) -> dict[Any, Any]:
         return {self.token: job.token, self.seen: "", **self._show(job)}
 
-    def follow(self, show: Callable[[Job], dict[Any, Any]], outputs: Sequence[Any]) -> None:
-        """Keep the progress up to date, and `outputs` with what `show` returns whenever the job has something new."""
+    def follow(
+        self, show: Callable[..., dict[Any, Any]], outputs: Sequence[Any], inputs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep the progress up to date, and `outputs` with what `show(job, **inputs)` returns when there is news."""
 
-        def poll(token: str, seen: str) -> Any:
+        def poll(*, token: str, seen: str, **values: Any) -> Any:
             if not token:
                 return gr.skip()
             try:
                 job = self.studio.job(token)
                 news = f"{token} {job.state} {len(job.events())}"
-                return gr.skip() if news == seen else {self.seen: news, **self._show(job), **show(job)}
+                return gr.skip() if news == seen else {self.seen: news, **self._show(job), **show(job, **values)}
             except NotFound:  # its folder is gone, and so is anything to follow
                 return {self.token: "", self.timer: gr.Timer(active=False), self.box: gr.Column(visible=False)}
             except Exception as error:
@@ -59,7 +61,7 @@ class Watch:
         gr.on(
             [self.app.load, self.timer.tick],
             poll,
-            inputs=[self.token, self.seen],
+            inputs_kwargs={"token": self.token, "seen": self.seen, **(inputs or {})},
             outputs=[*self.outputs, *outputs],
             queue=False,
             show_progress="hidden",

@@ -1,5 +1,6 @@
 """The Captions tab: the trigger word and class, who writes, and every photo beside its caption."""
 
+import re
 from functools import partial
 from html import escape
 from typing import Any
@@ -57,39 +58,36 @@ class CaptionTab:
                 self.next = gr.Button(
                     "Train", variant="primary", interactive=False, elem_id="to-train", elem_classes=["next"]
                 )
-        self.shown = [self.trigger, self.class_name, self.rows, self.warning, self.next]
         self._wire(tab)
 
     def _wire(self, tab: gr.Tab) -> None:
         page, here = self.page, {"dataset_id": self.page.dataset}
         on = partial(page.on, notice=self.notice)
+        captions = [self.rows, self.warning, self.next]
         subject = {"trigger": self.trigger, "class_name": self.class_name, **here}
-        job = {
-            "inputs": {"captioner": self.captioner, **subject},
-            "outputs": [*self.watch.outputs, *self.shown],
-        }
-        on([page.app.load, tab.select], self.show, inputs=here, outputs=self.shown)
-        on([self.trigger.blur, self.class_name.blur], self.describe, inputs=subject, outputs=self.shown)
+        job = {"inputs": {"captioner": self.captioner, **subject}, "outputs": self.watch.outputs}
+        on([page.app.load, tab.select], self.show, inputs=here, outputs=[self.trigger, self.class_name, *captions])
+        on([self.trigger.blur, self.class_name.blur], self.describe, inputs=subject, outputs=captions)
         on(self.all.click, self.caption, **job)
         on(self.empty.click, self.caption_empty, **job)
         on(self.rows.click, self.caption_one, **job)
-        on(self.rows.submit, self.save, inputs=here, outputs=self.shown)
+        on(self.rows.submit, self.save, inputs=here, outputs=captions)
         on(
             self.replace.click,
             self.replace_all,
             inputs={"find": self.find, "replacement": self.replacement, **here},
-            outputs=self.shown,
+            outputs=captions,
         )
         on(self.next.click, lambda: page.go("train"), outputs=[page.tabs])
-        self.watch.follow(self.follow, self.shown)
+        self.watch.follow(self.follow, captions, here)
 
     # Handlers
 
     def describe(self, *, dataset_id: str, trigger: str, class_name: str) -> dict[Any, Any]:
         if not dataset_id:
             return {}
-        self.studio.describe_dataset(dataset_id, trigger=trigger.strip(), class_name=class_name.strip())
-        return self.show(dataset_id=dataset_id)
+        dataset = self.studio.describe_dataset(dataset_id, trigger=trigger.strip(), class_name=class_name.strip())
+        return self._captions(dataset)
 
     def caption(self, **settings: Any) -> dict[Any, Any]:
         return self._caption(**settings)
@@ -104,16 +102,16 @@ class CaptionTab:
         return self.watch.start(self.studio.caption(CaptionSettings(dataset=dataset_id, **settings)))
 
     def save(self, event: gr.EventData, *, dataset_id: str) -> dict[Any, Any]:
-        self.studio.set_caption(dataset_id, event.id, event.text.strip())
-        return self.show(dataset_id=dataset_id)
+        return self._captions(self.studio.set_caption(dataset_id, event.id, event.text.strip()))
 
     def replace_all(self, *, dataset_id: str, find: str, replacement: str) -> dict[Any, Any]:
-        _, changed = self.studio.replace_in_captions(dataset_id, find, replacement)
+        dataset, changed = self.studio.replace_in_captions(dataset_id, find, replacement)
         said = f"{changed} captions changed." if changed != 1 else "One caption changed."
-        return {self.notice: sentence(said), **self.show(dataset_id=dataset_id)}
+        return {self.notice: sentence(said), **self._captions(dataset)}
 
-    def follow(self, job: Job) -> dict[Any, Any]:
-        return self.show(dataset_id=job.request["dataset"])
+    def follow(self, job: Job, *, dataset_id: str) -> dict[Any, Any]:
+        is_shown = job.request["dataset"] == dataset_id
+        return self._captions(self.studio.dataset(dataset_id)) if is_shown else {}
 
     # What it looks like
 
@@ -122,9 +120,10 @@ class CaptionTab:
             empty = '<p class="empty">Choose photos first: the captions appear here beside them.</p>'
             return {self.rows: empty, self.warning: "", self.next: gr.Button("Train", interactive=False)}
         dataset = self.studio.dataset(dataset_id)
+        return {self.trigger: dataset.trigger, self.class_name: dataset.class_name, **self._captions(dataset)}
+
+    def _captions(self, dataset: Dataset) -> dict[Any, Any]:
         return {
-            self.trigger: dataset.trigger,
-            self.class_name: dataset.class_name,
             self.rows: self._rows(dataset),
             self.warning: warning(dataset),
             self.next: gr.Button(f"Train on {len(dataset.photos)} photos", interactive=bool(dataset.photos)),
@@ -147,20 +146,29 @@ class CaptionTab:
 
 
 def has_trigger(photo: Photo, trigger: str) -> bool:
-    return trigger.lower() in photo.caption.lower()
+    return re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", photo.caption, re.IGNORECASE) is not None
 
 
 def _mark(photo: Photo, trigger: str) -> str:
+    """The trigger word of a caption, or that it lacks it."""
+    if not photo.caption or not trigger:
+        return ""
     if has_trigger(photo, trigger):
-        return f'<span class="mark good">{escape(trigger)}</span>' if photo.caption else ""
-    return f'<span class="mark warn">without “{escape(trigger)}”</span>' if photo.caption else ""
+        return f'<span class="mark good">{escape(trigger)}</span>'
+    return f'<span class="mark warn">without “{escape(trigger)}”</span>'
 
 
 def warning(dataset: Dataset) -> str:
     """What keeps the captions from teaching the trigger word, in a sentence."""
     empty = sum(not photo.caption for photo in dataset.photos)
-    missing = sum(bool(p.caption) and not has_trigger(p, dataset.trigger) for p in dataset.photos)
+    missing = sum(bool(photo.caption) and not has_trigger(photo, dataset.trigger) for photo in dataset.photos)
     if missing:
-        problem = f"{missing} captions lack the trigger word “{dataset.trigger}”, and would not be linked to it."
-        return sentence(f"{problem} Write them again, or put it in by hand.", "warn")
-    return sentence(f"{empty} photos have no caption yet.", "warn") if empty else ""
+        lacking = f"{missing} captions lack" if missing > 1 else "One caption lacks"
+        return sentence(
+            f"{lacking} the trigger word “{dataset.trigger}”. Write them again, or put it in by hand.", "warn"
+        )
+    if empty:
+        return sentence(
+            f"{empty} photos have no caption yet." if empty > 1 else "One photo has no caption yet.", "warn"
+        )
+    return ""
