@@ -152,7 +152,7 @@ def control_map(use: ControlUse, width: int, height: int, workspace: Workspace, 
             return detect(use.kind, ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
         if use.kind == "canny":  # a thin line that shrinks to grey is a line still
             fitted = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
-            return fitted.point(lambda value: 255 if value >= LINE_GREY else 0)
+            return fitted.point([255 * (value >= LINE_GREY) for value in range(256)] * 3)
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
     return values.get(("map", use.kind, use.image, use.detected, width, height), make)
