@@ -2,7 +2,9 @@
 
     render              scenes and looks to build/starter/corpus
     decoder             latents back to pixels             -> presets/starter/vae
+    reader              what lies where in latents; helps to train the denoiser
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
+    grow                from 128 to 256 px: one more level -> presets/starter/unet
     controlnet-canny    edges decide the layout            -> presets/starter/controlnet-canny
     controlnet-openpose a skeleton decides the pose        -> presets/starter/controlnet-openpose
     image-encoder       what style a picture is in         -> presets/starter/ip_adapter/image_encoder
@@ -32,7 +34,7 @@ from transformers import BlipForConditionalGeneration, BlipProcessor, CLIPTextMo
 from transformers import CLIPVisionModelWithProjection as ImageEncoder
 
 from engine.families.starter import PRESET
-from engine.starter import captioner, control, decoder, denoiser, judge, linear_code, style, text
+from engine.starter import captioner, control, decoder, denoiser, growth, judge, linear_code, perception, style, text
 from engine.starter.corpus import TRAINING_SCENES, Corpus, picture, render_corpus
 from engine.starter.latents import LatentCorpus, encode_corpus
 from engine.starter.linear_code import Code
@@ -103,15 +105,31 @@ def build_decoder(bench: Workbench, minutes: float) -> None:
     bench.save(autoencoder, "vae")
 
 
+def build_reader(bench: Workbench, minutes: float) -> None:
+    cells = perception.cells_of(bench.corpus, bench.size)
+    perception.train_reader(bench.data, cells, bench.build, size=bench.size, minutes=minutes)
+
+
 def build_denoiser(bench: Workbench, minutes: float) -> None:
     trained = denoiser.train_denoiser(
-        bench.unet, bench.text_encoder, bench.tokenizer, bench.data, bench.build, size=bench.size, minutes=minutes
+        bench.unet,
+        bench.text_encoder,
+        bench.tokenizer,
+        bench.data,
+        perception.load_reader(bench.build, bench.size),
+        perception.cells_of(bench.corpus, bench.size),
+        bench.build,
+        size=bench.size,
+        minutes=minutes,
     )
-    trained["unet"].register_to_config(sample_size=bench.size)  # type: ignore[operator]
     bench.save(trained["unet"], "unet")
     bench.save(trained["text_encoder"], "text_encoder")
     denoiser.new_scheduler().save_pretrained(bench.preset / "scheduler")
     (bench.preset / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")
+
+
+def build_grown(bench: Workbench, minutes: float) -> None:
+    bench.save(growth.grown(bench.unet), "unet")
 
 
 _MODEL_INDEX = {
@@ -194,7 +212,9 @@ def build_judge(bench: Workbench, minutes: float) -> None:
 
 STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "decoder": build_decoder,
+    "reader": build_reader,
     "denoiser": build_denoiser,
+    "grow": build_grown,
     "controlnet-canny": lambda bench, minutes: build_controlnet(bench, minutes, "canny"),
     "controlnet-openpose": lambda bench, minutes: build_controlnet(bench, minutes, "openpose"),
     "image-encoder": build_image_encoder,

@@ -2,7 +2,8 @@
 
 v-prediction (Salimans & Ho 2022) with zero terminal SNR and trailing timesteps (Lin et al. 2024). The loss is weighted
 as min(SNR + 1, 6) on x0: like min-SNR-5 (Hang et al. 2023) for the fine steps, but without its vanishing weight at
-high noise, where colour and layout are decided. First on 16x16 latents, four times cheaper, then on 32x32.
+high noise, where colour and layout are decided. Beside it, the x0 that a step implies must look right to the reader
+(`perception.py`). First on 16x16 latents, then on 32x32.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
@@ -18,11 +19,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.starter.latents import LatentCorpus
 from engine.starter.linear_code import LATENT_CHANNELS
+from engine.starter.perception import Cells, Reader, feature_distance, naming_loss
 from engine.starter.text import WIDTH, embed, empty_ids
 from engine.starter.training import Look, Schedule, autocast, train
 
 EMPTY_CAPTION_SHARE = 0.1
-BATCH = {16: 32, 32: 24}
+PAIRS_SHARE = 0.25  # of the rows, from scenes with two things: which word is whose is learned from them
+BATCH = {16: 128, 32: 64}
+FEATURES_WEIGHT, NAMING_WEIGHT = 0.3, 0.1
 HIGH_NOISE_SKEW = 1.8
 _WEIGHT_CAP = 6.0
 
@@ -81,25 +85,37 @@ def noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, T
     return x_t, v, weight
 
 
+def implied_x0(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x0 = sqrt(a) x_t - sqrt(1 - a) v; `alpha_bar` is (n,)."""
+    a = alpha_bar[:, None, None, None]
+    return a.sqrt() * x_t - (1 - a).sqrt() * v
+
+
 def train_denoiser(
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     data: LatentCorpus,
+    reader: Reader,
+    cells: Cells,
     folder: Path,
     *,
     size: int,
     minutes: float,
-    learning_rate: float = 8e-4,
+    learning_rate: float = 1e-3,
     look: Look | None = None,
 ) -> dict[str, nn.Module]:
-    """Train on latents of side `size` (16 or 32) for `minutes`; returns the averaged U-Net and text encoder."""
+    """Train on latents of side `size` (16 or 32) for `minutes`; returns the averaged U-Net and text encoder.
+
+    `reader` and `cells` are of that size. Its terms are weighted by sqrt(alpha_bar): the purer the noise, the less of
+    x0 is known.
+    """
     alpha_bar = new_scheduler().alphas_cumprod
     empty = empty_ids(tokenizer)
     count = BATCH[size]
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        _, latents, ids = data.batch(size, count, generator)
+        rows, latents, ids = data.batch(size, count, generator, pairs_share=PAIRS_SHARE)
         ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
@@ -107,9 +123,15 @@ def train_denoiser(
         with autocast():
             words = embed(text_encoder, ids)
             predicted = unet(x_t.to(memory_format=torch.channels_last), timesteps, words).sample
-        return ((predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight).mean()
+            implied = implied_x0(x_t, predicted.float(), alpha_bar[timesteps])
+            seen = reader(implied.to(memory_format=torch.channels_last))
+            with torch.no_grad():
+                true = reader(latents.to(memory_format=torch.channels_last))
+        squared = (predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight
+        perceived = FEATURES_WEIGHT * feature_distance(seen, true) + NAMING_WEIGHT * naming_loss(seen, *cells.of(rows))
+        return (squared + alpha_bar[timesteps].sqrt() * perceived).mean()
 
     unet.to(memory_format=torch.channels_last)
     modules: Mapping[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
-    schedule = Schedule(minutes=minutes, learning_rate=learning_rate, warmup_steps=200, ema=0.999)
-    return train("denoiser", folder, modules, loss_of, schedule, look=look)
+    schedule = Schedule(minutes=minutes, learning_rate=learning_rate, warmup_steps=100, ema=0.998, muon=True)
+    return train(f"denoiser-{size}", folder, modules, loss_of, schedule, look=look)

@@ -25,21 +25,29 @@ _CHUNK = 256
 class LatentCorpus:
     """Row 2 * i is picture i, row 2 * i + 1 its mirror image.
 
-    latents: {32: float16 (2n, 16, 32, 32), 16: float16 (2n, 16, 16, 16)}; tokens: int16 (2n, captions, MAX_TOKENS).
+    latents: {32: float16 (2n, 16, 32, 32), 16: float16 (2n, 16, 16, 16)}; tokens: int16 (2n, captions, MAX_TOKENS);
+    pairs: int64, the rows that show two things.
     """
 
     latents: dict[int, Tensor]
     tokens: Tensor
+    pairs: Tensor
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, size: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, size: int, count: int, generator: torch.Generator, *, pairs_share: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, latents (count, 16, size, size) float32 and token ids (count, MAX_TOKENS) of random rows.
 
-        Photos are drawn half as often again as their share: every look is made from them.
+        Photos are drawn half as often again as their share: every look is made from them. `pairs_share` of the rows
+        are drawn from those with two things.
         """
         rows = torch.randint(len(self), (count,), generator=generator)
+        if pairs_share:
+            two = self.pairs[torch.randint(len(self.pairs), (count,), generator=generator)]
+            rows = torch.where(torch.rand(count, generator=generator) < pairs_share, two, rows)
         to_photo = torch.rand(count, generator=generator) < 0.25
         per_scene = 2 * LOOKS_PER_SCENE
         rows = torch.where(to_photo, rows // per_scene * per_scene + rows % 2, rows)
@@ -48,12 +56,14 @@ class LatentCorpus:
 
 
 def encode_corpus(corpus: Corpus, code: Code, tokenizer: CLIPTokenizer, cache: Path) -> LatentCorpus:
-    """Encode what the cache does not hold yet; the cache is a `.pt` file beside the corpus."""
+    """Encode the corpus, or read what was encoded before; the cache is a `.pt` file beside the corpus."""
     count = len(corpus)
+    two = torch.tensor([len(picture(row).scene.things) == 2 for row in range(count)])
+    pairs = two.repeat_interleave(2).nonzero().flatten()
     if cache.exists():
         saved = torch.load(cache, weights_only=True, mmap=True)
         if len(saved["tokens"]) == 2 * count:
-            return LatentCorpus(latents={32: saved["full"], 16: saved["half"]}, tokens=saved["tokens"])
+            return LatentCorpus(latents={32: saved["full"], 16: saved["half"]}, tokens=saved["tokens"], pairs=pairs)
     full = torch.empty(2 * count, LATENT_CHANNELS, 32, 32, dtype=torch.float16)
     half = torch.empty(2 * count, LATENT_CHANNELS, 16, 16, dtype=torch.float16)
     tokens = torch.empty(2 * count, CAPTIONS_PER_PICTURE, MAX_TOKENS, dtype=torch.int16)
@@ -69,4 +79,4 @@ def encode_corpus(corpus: Corpus, code: Code, tokenizer: CLIPTokenizer, cache: P
             ids = token_ids(tokenizer, captions).to(torch.int16)
             tokens[place] = ids.reshape(len(rows), CAPTIONS_PER_PICTURE, MAX_TOKENS)
     torch.save({"full": full, "half": half, "tokens": tokens}, cache)
-    return LatentCorpus(latents={32: full, 16: half}, tokens=tokens)
+    return LatentCorpus(latents={32: full, 16: half}, tokens=tokens, pairs=pairs)

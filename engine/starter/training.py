@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from engine.starter.muon import Muon, suits_muon
+
 CHECKPOINT_EVERY_S = 240
 
 # Draws samples from the averaged modules at a step.
@@ -29,9 +31,10 @@ class Schedule:
     warmup_steps: int = 200
     decay: float = 0.3
     weight_decay: float = 0.01
+    muon: bool = False  # for the matrices; AdamW for the rest
     ema: float = 0.999
     max_norm: float = 1.0
-    log_every: int = 50
+    log_every: int = 20
 
     def factor(self, step: int, elapsed_share: float) -> float:
         return min(1.0, (step + 1) / self.warmup_steps, (1 - elapsed_share) / self.decay + 1e-3)
@@ -57,6 +60,16 @@ def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
         slow.copy_(fast)
 
 
+def new_optimizers(modules: Mapping[str, nn.Module], schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """AdamW over everything trainable; with `schedule.muon`, over what is left by Muon."""
+    named = [pair for module in modules.values() for pair in module.named_parameters() if pair[1].requires_grad]
+    matrices = [p for name, p in named if schedule.muon and suits_muon(name, p)]
+    rest = [p for name, p in named if not (schedule.muon and suits_muon(name, p))]
+    options: dict[str, float] = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
+    adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), fused=True, **options)
+    return [adamw, Muon(matrices, **options)] if matrices else [adamw]
+
+
 def train(
     name: str,
     folder: Path,
@@ -75,24 +88,24 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / f"{name}.pt", folder / f"{name}.jsonl"
     averages = {key: average_of(module) for key, module in modules.items()}
-    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99), fused=True
-    )
+    optimizers = new_optimizers(modules, schedule)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group["params"]]
     step = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         for key, module in modules.items():
             module.load_state_dict(saved["modules"][key])
             averages[key].load_state_dict(saved["averages"][key])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         step = saved["step"]
 
     def save() -> None:
         state = {
             "modules": {key: module.state_dict() for key, module in modules.items()},
             "averages": {key: module.state_dict() for key, module in averages.items()},
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "step": step,
         }
         torch.save(state, checkpoint.with_suffix(".part"))
@@ -103,13 +116,14 @@ def train(
     while (elapsed_s := time.monotonic() - started) < schedule.minutes * 60:
         generator = torch.Generator().manual_seed(step)
         factor = schedule.factor(step - first_step, elapsed_s / (schedule.minutes * 60))
-        for group in optimizer.param_groups:
+        for group in groups:
             group["lr"] = schedule.learning_rate * factor
         loss = loss_of(generator)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, schedule.max_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         step += 1
         # A short memory at first, so that the average does not drag the random start along.
         decay = min(schedule.ema, (1 + step) / (10 + step))

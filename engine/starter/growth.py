@@ -1,0 +1,58 @@
+"""From 128 to 256 px: a narrow level on top of a trained U-Net (progressive growing, Karras et al., arXiv 1710.10196).
+
+What a trained network knows of things and words sits in its inner levels; they keep their weights, one level further
+down. New are the top level and the layers that meet it. Knows nothing of training.
+"""
+
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportArgumentType=false, reportCallIssue=false
+
+import re
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor
+
+TOP_WIDTH = 64
+_DOWN, _UP = "DownBlock2D", "UpBlock2D"
+
+
+def grown(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """`unet` under one more level, for latents of twice the side."""
+    config = dict(unet.config)
+    widths = tuple(config["block_out_channels"])
+    config |= {
+        "sample_size": 2 * config["sample_size"],
+        "block_out_channels": (TOP_WIDTH, *widths),
+        "down_block_types": (_DOWN, *config["down_block_types"]),
+        "up_block_types": (*config["up_block_types"], _UP),
+        "time_embedding_dim": 4 * widths[0],
+    }
+    larger = UNet2DConditionModel.from_config(config)
+    ours = larger.state_dict()
+    for name, weight in unet.state_dict().items():
+        place = re.sub(r"down_blocks\.(\d)", lambda m: f"down_blocks.{int(m[1]) + 1}", name)
+        if place == "time_embedding.linear_1.weight":
+            ours[place] = weight @ _older_embedding(widths[0], TOP_WIDTH)
+        elif place.startswith(("conv_in.", "conv_out.", "conv_norm_out.")):
+            continue  # the new level's own
+        else:
+            _copy_common(ours[place], weight)
+    larger.load_state_dict(ours)
+    return larger
+
+
+def _older_embedding(old: int, new: int) -> Tensor:
+    """(old, new): the matrix that gives the embedding of a timestep of width `old` from that of width `new`, by least
+    squares with a little damping: most waves are so slow that they look alike."""
+    timesteps = torch.arange(1000)
+    wide, narrow = (get_timestep_embedding(timesteps, width, True, 0).double() for width in (old, new))
+    gram = narrow.T @ narrow + torch.eye(new)
+    return torch.linalg.solve(gram, narrow.T @ wide).T.float()
+
+
+def _copy_common(target: Tensor, source: Tensor) -> None:
+    """Copy the corner that both have: fewer channels come from the new level than came from the old one."""
+    corner = tuple(slice(0, min(a, b)) for a, b in zip(target.shape, source.shape, strict=True))
+    target[corner] = source[corner]
