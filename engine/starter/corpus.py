@@ -24,6 +24,7 @@ TRAINING_SCENES = 6000
 SHARD_SCENES = 250
 LOOKS_PER_SCENE = 3
 CAPTIONS_PER_PICTURE = 6
+CELLS = 64  # side of the kept segmentation
 _TRAIN, _HELD_OUT = 1, 2  # seed families
 
 
@@ -75,12 +76,16 @@ def held_out_picture(index: int, look: str) -> np.ndarray:
 
 def _render_shard(folder: Path, shard: int) -> int:
     images = np.empty((SHARD_SCENES * LOOKS_PER_SCENE, SIZE_PX, SIZE_PX, 3), np.uint8)
+    segments = np.empty((SHARD_SCENES, CELLS, CELLS), np.uint8)
+    step = SIZE_PX // CELLS
     for offset in range(SHARD_SCENES):
         index = shard * SHARD_SCENES + offset
-        photo = render(scene(index), SIZE_PX).image
+        rendered = render(scene(index), SIZE_PX)
+        segments[offset] = rendered.segmentation[step // 2 :: step, step // 2 :: step]
         for place, look in enumerate(looks_of(index)):
             rng = np.random.default_rng((_TRAIN, index, place, 3))
-            images[offset * LOOKS_PER_SCENE + place] = apply_look(photo, look, rng)
+            images[offset * LOOKS_PER_SCENE + place] = apply_look(rendered.image, look, rng)
+    np.save(folder / f"{shard:04d}.segments.npy", segments)
     partial = folder / f"{shard:04d}.part.npy"
     np.save(partial, images)
     os.replace(partial, folder / f"{shard:04d}.npy")
@@ -113,6 +118,10 @@ class Corpus:
             np.save(file.with_suffix(".part.npy"), np.stack(small))
             os.replace(file.with_suffix(".part.npy"), file)
         return np.load(file)
+
+    def segments(self) -> np.ndarray:
+        """What lies where in each scene, uint8 (scenes, 64, 64): 0 = sky or wall, 1 = ground, 2 + i = `things[i]`."""
+        return np.concatenate([np.load(file) for file in sorted(self.folder.glob("????.segments.npy"))])
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
