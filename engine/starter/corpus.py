@@ -17,10 +17,13 @@ import numpy as np
 from engine.starter.captions import caption
 from engine.starter.looks import LOOKS, apply_look
 from engine.starter.render import render
-from engine.starter.world import Scene, sample_scene
+from engine.starter.world import CATALOGUE, OBJECTS, PARAMETRIC, Scene, sample_scene
 
 SIZE_PX = 256
-TRAINING_SCENES = 6000
+# The first scenes know the parametric kinds only, and stay as they are: networks have been trained on them. From there
+# on, about every other thing is of a catalogue kind.
+PARAMETRIC_SCENES = 6000
+TRAINING_SCENES = 7500
 SHARD_SCENES = 250
 LOOKS_PER_SCENE = 3
 CAPTIONS_PER_PICTURE = 6
@@ -52,8 +55,11 @@ def mirrored(scene: Scene) -> Scene:
 
 def scene(index: int, *, held_out: bool = False, held_out_pairs: bool = False) -> Scene:
     """The scene number `index` of the training corpus, or of the held-out one."""
-    family = _HELD_OUT if held_out or held_out_pairs else _TRAIN
-    return sample_scene(np.random.default_rng((family, index)), held_out=held_out_pairs)
+    if held_out or held_out_pairs:
+        return sample_scene(np.random.default_rng((_HELD_OUT, index)), held_out=held_out_pairs, kinds=OBJECTS)
+    often = len(PARAMETRIC) // len(CATALOGUE)
+    kinds = PARAMETRIC if index < PARAMETRIC_SCENES else PARAMETRIC + CATALOGUE * often
+    return sample_scene(np.random.default_rng((_TRAIN, index)), kinds=kinds)
 
 
 def looks_of(index: int) -> tuple[str, ...]:

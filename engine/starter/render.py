@@ -12,17 +12,22 @@ wall and sky are analytic. Edges, and only edges, are supersampled.
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numba import njit
 
-from engine.starter.world import COLOURS, OBJECTS, PATTERNS, PERSON, SETTINGS, Scene, Thing
+from engine.starter.world import CATALOGUE, COLOURS, OBJECTS, PATTERNS, PERSON, SETTINGS, Scene, Thing
 
 FAR = 100.0  # the depth of the sky, and the largest depth, in world units
 CAMERA_HEIGHT = 1.6
+CATALOGUE_FILE = Path(__file__).parents[2] / "presets" / "starter_world" / "catalogue.npz"
 
 _KINDS = (*OBJECTS, PERSON)
-MUG, BOTTLE, VASE, BOWL, BOX, LAMP, CHAIR, TEAPOT, BALL, CAR, CACTUS, HAT, HUMAN = range(13)
+MUG, BOTTLE, VASE, BOWL, BOX, LAMP, CHAIR, TEAPOT, BALL, CAR, CACTUS, HAT, SOFA, BOOT, CHICKEN, CUPCAKE, HUMAN = range(
+    17
+)
 PLAIN, STRIPED, DOTTED, CHECKERED = range(4)
 STUDIO, TABLE, BEACH, MEADOW, NIGHT, BRICK, SNOW = range(7)
 
@@ -32,7 +37,10 @@ BODY, TRIM, SHADED, DARK, GLASS, METAL, CREAM, SKIN, HAIR, TROUSERS, SHOES, WOOD
 # Columns of a thing's row.
 KIND, PX, PZ, COS, SIN, SCALE, PATTERN, PHASE = range(8)
 CENTRE, HALF, COLOUR, ACCENT, SKIN_RGB, HAIR_RGB, LEGS_RGB, Q = range(8, 32, 3)  # three columns each, proportions last
-COLUMNS = Q + 5
+COLUMNS = Q + 9
+
+# The proportions of a thing from the catalogue: its size against the model's, then the grid's first node and its cell.
+LOWER, CELL = 3, 6
 
 # Columns of the backdrop's row.
 SETTING, WALL_Z, COVE, PHASE_A, PHASE_B, SHORE, MOON_X, MOON_Y, POOL_X, POOL_Z = range(10)
@@ -61,10 +69,23 @@ class Render:
     joints: np.ndarray | None
 
 
+@cache
+def catalogue() -> dict[str, np.ndarray]:
+    """The `n` kinds of `world.CATALOGUE` as grids in their own coordinates.
+
+    lower: float (n, 3), where the first node lies. cell: float (n, 3), from node to node. grids: float32
+    (n, 2, X, Y, Z), at each node the signed distance and the nearest part. hulls: float (n, k, 3), points on the
+    convex hull.
+    """
+    with np.load(CATALOGUE_FILE) as file:
+        grids = np.stack([file["distances"].astype(np.float32), file["parts"].astype(np.float32)], axis=1)
+        return {"lower": file["lower"], "cell": file["cell"], "grids": grids, "hulls": file["hulls"]}
+
+
 def render(scene: Scene, size: int = 256) -> Render:
     """Renders a scene at size x size pixels; the same scene gives the same bytes."""
     camera, things, joints, backdrop = stage(scene)
-    image, depth, normals, segmentation = _trace(size, camera, things, joints, backdrop)
+    image, depth, normals, segmentation = _trace(size, camera, things, joints, backdrop, catalogue()["grids"])
     return Render(image, depth, normals, segmentation, _project_joints(scene, camera, things, joints, size))
 
 
@@ -108,6 +129,10 @@ def _shape_thing(row: np.ndarray, joints: np.ndarray, thing: Thing, rng: np.rand
     row[LEGS_RGB : LEGS_RGB + 3] = _linear(_LEGS[rng.integers(len(_LEGS))])
     low, high = np.array(_PROPORTIONS[kind]).T
     row[Q : Q + len(low)] = rng.uniform(low, high)
+    if thing.kind in CATALOGUE:
+        index = CATALOGUE.index(thing.kind)
+        row[Q + LOWER : Q + LOWER + 3] = catalogue()["lower"][index]
+        row[Q + CELL : Q + CELL + 3] = catalogue()["cell"][index]
     yaw = _yaw(kind, thing.pose, rng)
     row[COS], row[SIN] = math.cos(yaw), math.sin(yaw)
     if thing.pose is not None:
@@ -132,6 +157,7 @@ _PROPORTIONS = (
     ((0.70, 0.78), (0.36, 0.42), (-0.12, 0.0)),  # car: half length, half cabin, its place
     ((0.13, 0.16), (0.42, 0.58), (0.52, 0.66), (-1.0, 1.0)),  # cactus: radius, left arm, right arm, which is lower
     ((0.30, 0.34), (0.36, 0.44), (0.56, 0.66)),  # hat: crown, its height, brim
+    *(((0.9, 1.1),) * 3 for _ in CATALOGUE),  # catalogue: width, height, depth against the model's
     ((0.0, 1.0), (0.0, 1.0)),  # person: long hair if > 0.5, short sleeves if > 0.5
 )
 
@@ -144,11 +170,11 @@ def _yaw(kind: int, pose: str | None, rng: np.random.Generator) -> float:
         return side * rng.uniform(0.35, 0.75)
     if kind == HUMAN:
         return side * rng.uniform(0.0, 0.3)
-    if kind in (MUG, TEAPOT):  # the handle stays in view, on either side
+    if kind in (MUG, TEAPOT, BOOT, CHICKEN):  # handle or profile stay in view, on either side
         return rng.uniform(-0.55, 0.55) + (math.pi if side < 0 else 0.0)
     if kind == CAR:
         return side * rng.uniform(0.3, 0.75) + (math.pi if rng.random() < 0.5 else 0.0)
-    if kind in (BOX, CHAIR):
+    if kind in (BOX, CHAIR, SOFA):
         return side * rng.uniform(0.3, 0.7)
     if kind == CACTUS:
         return rng.uniform(-0.4, 0.4)
@@ -209,6 +235,8 @@ def _hull(row: np.ndarray, joints: np.ndarray) -> np.ndarray:
         return np.concatenate([rings((0, 0.17), (0.3, 0.24), (0.95, 0.1)), tips])
     if kind == HAT:
         return rings((0, q[2]), (0.14, q[2]), (q[1], q[0] * 0.85))
+    if kind != HUMAN:
+        return catalogue()["hulls"][kind - SOFA] * q[:3]
     reach = np.array([(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
     limbs = (joints[:STOOL, None] + 0.06 * reach).reshape(-1, 3)
     stool = corners(0.2, 0, joints[STOOL, 1], 0.18) if joints[STOOL, 1] > 0 else limbs[:0]
@@ -749,7 +777,47 @@ def _human(x, y, z, joints, q):
 
 
 @_jit
-def _shape(kind, x, y, z, q, joints):
+def _catalogued(x, y, z, q, index, grids):
+    """A thing from the catalogue, interpolated between the nodes of its grid."""
+    size_x, size_y, size_z = grids.shape[2:]
+    u, v, w = x / q[0], y / q[1], z / q[2]
+    u, v, w = (u - q[LOWER]) / q[CELL], (v - q[LOWER + 1]) / q[CELL + 1], (w - q[LOWER + 2]) / q[CELL + 2]
+    cu, cv, cw = _clamp(u, 0.0, size_x - 1.001), _clamp(v, 0.0, size_y - 1.001), _clamp(w, 0.0, size_z - 1.001)
+    i, j, k = int(cu), int(cv), int(cw)
+    fu, fv, fw = cu - i, cv - j, cw - k
+    d = 0.0
+    for a in range(2):
+        for b in range(2):
+            line = grids[index, 0, i + a, j + b, k] * (1.0 - fw) + grids[index, 0, i + a, j + b, k + 1] * fw
+            d += line * (fu if a else 1.0 - fu) * (fv if b else 1.0 - fv)
+    if cu != u or cv != v or cw != w:
+        # Seen from outside, all of the thing lies behind the border's nearest point: at a right angle or more.
+        du, dv, dw = (u - cu) * q[CELL], (v - cv) * q[CELL + 1], (w - cw) * q[CELL + 2]
+        d = math.sqrt(du * du + dv * dv + dw * dw + max(d, 0.0) ** 2)
+    part = _voted_part(i, j, k, fu, fv, fw, index, grids) if d < 0.01 else BODY
+    return d * min(q[0], min(q[1], q[2])), part
+
+
+@_jit
+def _voted_part(i, j, k, fu, fv, fw, index, grids):
+    """The part of most of the eight nodes of a cell, each by how near it is: borders of parts come out smooth."""
+    best, elected = 0.0, BODY
+    for first in range(8):
+        part = grids[index, 1, i + (first >> 2), j + (first >> 1 & 1), k + (first & 1)]
+        weight = 0.0
+        for other in range(8):
+            a, b, c = other >> 2, other >> 1 & 1, other & 1
+            if grids[index, 1, i + a, j + b, k + c] == part:
+                weight += (fu if a else 1.0 - fu) * (fv if b else 1.0 - fv) * (fw if c else 1.0 - fw)
+        if weight > best:
+            best, elected = weight, int(part)
+        if best > 0.5:
+            break
+    return elected
+
+
+@_jit
+def _shape(kind, x, y, z, q, joints, grids):
     """Signed distance to a thing and the part that is nearest."""
     if kind == MUG:
         return _mug(x, y, z, q)
@@ -775,6 +843,8 @@ def _shape(kind, x, y, z, q, joints):
         return _cactus(x, y, z, q)
     if kind == HAT:
         return _hat(x, y, z, q)
+    if kind != HUMAN:
+        return _catalogued(x, y, z, q, int(kind) - SOFA, grids)
     return _human(x, y, z, joints, q)
 
 
@@ -795,7 +865,7 @@ def _dot(u, v, cell):
 @_jit
 def _accented(kind, pattern, phase, x, y, z, nx, ny, nz, q):
     """Whether the pattern's second colour shows at a point of the surface, given with its normal."""
-    if kind in (BOX, CHAIR, CAR):
+    if kind in (BOX, CHAIR, CAR, SOFA, BOOT):
         cell = 0.20 if kind == BOX else 0.15
         ax, ay, az = abs(nx), abs(ny), abs(nz)
         if ay > ax and ay > az:
@@ -837,6 +907,10 @@ def _accented(kind, pattern, phase, x, y, z, nx, ny, nz, q):
         v, girth, cell = y, q[1], 0.125
     elif kind == TEAPOT:
         v, girth, cell = y, q[0], 2.0 * q[1] / 5.0
+    elif kind == CHICKEN:
+        v, girth, cell = y, 0.30, 0.125
+    elif kind == CUPCAKE:
+        v, girth, cell = y, 0.36, 0.105
     else:
         v, girth, cell = y, q[0], 1.0 / 6.0
     if pattern == STRIPED:
@@ -1023,7 +1097,7 @@ def _span(row, ox, oy, oz, dx, dy, dz, slack):
 
 
 @_jit
-def _shadow(things, joints, backdrop, x, y, z, start):
+def _shadow(things, joints, grids, backdrop, x, y, z, start):
     """The part of the key light that reaches a point: 0..1, with a penumbra."""
     lx, ly, lz = backdrop[LIGHT_DIR], backdrop[LIGHT_DIR + 1], backdrop[LIGHT_DIR + 2]
     lit = 1.0
@@ -1037,7 +1111,7 @@ def _shadow(things, joints, backdrop, x, y, z, start):
         for _ in range(40):
             if t >= leave or lit < 0.01:
                 break
-            d, _part = _shape(row[KIND], ox + t * dx, oy + t * ly, oz + t * dz, q, joints[index])
+            d, _part = _shape(row[KIND], ox + t * dx, oy + t * ly, oz + t * dz, q, joints[index], grids)
             lit = min(lit, 0.5 + 0.5 * d * 9.0 / max(t, 0.05))
             if lit < 0.0:
                 lit = 0.0
@@ -1046,7 +1120,7 @@ def _shadow(things, joints, backdrop, x, y, z, start):
 
 
 @_jit
-def _closeness(things, joints, x, y, z, nx, ny, nz):
+def _closeness(things, joints, grids, x, y, z, nx, ny, nz):
     """How much of the surroundings the things hide from a point of ground or wall: 1 = open."""
     hidden = 0.0
     for index in range(len(things)):
@@ -1060,7 +1134,7 @@ def _closeness(things, joints, x, y, z, nx, ny, nz):
         fade = 1.0 - _smoothstep(0.0, 0.4, far)
         cx, cz = row[COS] * nx - row[SIN] * nz, row[SIN] * nx + row[COS] * nz
         for step in (0.04, 0.14):
-            d, _part = _shape(row[KIND], ox + cx * step, oy + ny * step, oz + cz * step, row[Q:], joints[index])
+            d, _part = _shape(row[KIND], ox + cx * step, oy + ny * step, oz + cz * step, row[Q:], joints[index], grids)
             hidden = max(hidden, fade * (1.0 - _smoothstep(0.0, 4.0 * step, d)) * (0.42 if step < 0.1 else 0.5))
     return 1.0 - hidden
 
@@ -1104,7 +1178,7 @@ def _part_albedo(row, part, accented):
         return 1.0, 0.92, 0.72
     if row[KIND] == HUMAN:
         return 0.42, 0.12, 0.10
-    if row[KIND] == CAR:
+    if row[KIND] in (CAR, CHICKEN, CUPCAKE):
         return 0.55, 0.02, 0.02
     if row[COLOUR] + row[COLOUR + 1] + row[COLOUR + 2] < 0.1:
         return 0.75, 0.72, 0.66
@@ -1133,7 +1207,7 @@ def _shade_ground(backdrop, channel, albedo, key, open_, shade, hazy, at_sea):
 
 
 @_jit
-def _sample(u, v, camera, things, joints, backdrop):
+def _sample(u, v, camera, things, joints, backdrop, grids):
     """Colour, depth, normal, segmentation and material of what is seen at (u, v), measured from the middle."""
     sin_pitch, cos_pitch = camera[SIN_PITCH], camera[COS_PITCH]
     dx, dy, dz = u, v * cos_pitch - camera[FOCAL] * sin_pitch, -v * sin_pitch - camera[FOCAL] * cos_pitch
@@ -1152,7 +1226,7 @@ def _sample(u, v, camera, things, joints, backdrop):
         for _ in range(80):
             if t > leave:
                 break
-            d, _part = _shape(kind, ox + t * lx, oy + t * dy, oz + t * lz, q, limbs)
+            d, _part = _shape(kind, ox + t * lx, oy + t * dy, oz + t * lz, q, limbs, grids)
             if d < 0.0005 * t:
                 t += d
                 if t * row[SCALE] < best:
@@ -1167,12 +1241,13 @@ def _sample(u, v, camera, things, joints, backdrop):
         row, limbs = things[which], joints[which]
         q, kind = row[Q:], row[KIND]
         x, y, z = nearest_x, nearest_y, nearest_z
-        d, part = _shape(kind, x, y, z, q, limbs)
-        e = 0.0015
-        d0, _part = _shape(kind, x + e, y - e, z - e, q, limbs)
-        d1, _part = _shape(kind, x - e, y - e, z + e, q, limbs)
-        d2, _part = _shape(kind, x - e, y + e, z - e, q, limbs)
-        d3, _part = _shape(kind, x + e, y + e, z + e, q, limbs)
+        d, part = _shape(kind, x, y, z, q, limbs, grids)
+        # The slope of a grid jumps from cell to cell: it is taken over a cell.
+        e = 0.014 if SOFA <= kind < HUMAN else 0.0015
+        d0, _part = _shape(kind, x + e, y - e, z - e, q, limbs, grids)
+        d1, _part = _shape(kind, x - e, y - e, z + e, q, limbs, grids)
+        d2, _part = _shape(kind, x - e, y + e, z - e, q, limbs, grids)
+        d3, _part = _shape(kind, x + e, y + e, z + e, q, limbs, grids)
         gx, gy, gz = d0 - d1 - d2 + d3, -d0 - d1 + d2 + d3, -d0 + d1 - d2 + d3
         norm = 1.0 / math.sqrt(gx * gx + gy * gy + gz * gz + 1e-20)
         gx, gy, gz = gx * norm, gy * norm, gz * norm
@@ -1183,7 +1258,7 @@ def _sample(u, v, camera, things, joints, backdrop):
 
         open_ = 1.0
         for step in (0.05, 0.15):
-            d, _part = _shape(kind, x + gx * step, y + gy * step, z + gz * step, q, limbs)
+            d, _part = _shape(kind, x + gx * step, y + gy * step, z + gz * step, q, limbs, grids)
             open_ -= 0.45 * _clamp(1.0 - d / step, 0.0, 1.0)
         open_ *= 1.0 - 0.5 * (1.0 - _smoothstep(-0.05, 0.30, y)) * _clamp(0.6 - ny, 0.0, 1.0)
         open_ = max(open_, 0.12)
@@ -1193,9 +1268,15 @@ def _sample(u, v, camera, things, joints, backdrop):
         lit = 0.0
         if facing > 0.0:
             away = 0.012 * row[SCALE]
-            lit = facing * _shadow(things, joints, backdrop, px + nx * away, py + ny * away, pz + nz * away, 0.02)
+            lit = facing * _shadow(
+                things, joints, grids, backdrop, px + nx * away, py + ny * away, pz + nz * away, 0.02
+            )
         above = 0.5 + 0.5 * ny
-        glossy = 0.55 if part in (BODY, TRIM, SHADED, CREAM) and kind not in (CACTUS, HAT, CHAIR, HUMAN) else 0.12
+        glossy = (
+            0.55
+            if part in (BODY, TRIM, SHADED, CREAM) and kind not in (CACTUS, HAT, CHAIR, SOFA, CHICKEN, HUMAN)
+            else 0.12
+        )
         if part in (GLASS, METAL):
             glossy = 1.0
         along = dx * nx + dy * ny + dz * nz
@@ -1252,8 +1333,8 @@ def _sample(u, v, camera, things, joints, backdrop):
             else:
                 r, g, b = _wall_albedo(backdrop, px, py)
             facing = max(nx * kx + ny * ky + nz * kz, 0.0)
-            lit = _shadow(things, joints, backdrop, px, py, pz, 0.01)
-            open_ = _closeness(things, joints, px, py, pz, nx, ny, nz)
+            lit = _shadow(things, joints, grids, backdrop, px, py, pz, 0.01)
+            open_ = _closeness(things, joints, grids, px, py, pz, nx, ny, nz)
             if has_wall and setting != STUDIO:
                 corner = pz - backdrop[WALL_Z] if segment == 1 else py
                 open_ *= 0.72 + 0.28 * _smoothstep(0.0, 0.9, corner)
@@ -1292,7 +1373,7 @@ def _sample(u, v, camera, things, joints, backdrop):
 
 
 @_jit
-def _trace(size, camera, things, joints, backdrop):
+def _trace(size, camera, things, joints, backdrop, grids):
     colour = np.empty((size, size, 3), np.float32)
     depth = np.empty((size, size), np.float32)
     normals = np.empty((size, size, 3), np.float32)
@@ -1301,7 +1382,7 @@ def _trace(size, camera, things, joints, backdrop):
     for i in range(size):
         for j in range(size):
             u, v = (j + 0.5) / size - 0.5, 0.5 - (i + 0.5) / size
-            r, g, b, t, nx, ny, nz, segment, tag = _sample(u, v, camera, things, joints, backdrop)
+            r, g, b, t, nx, ny, nz, segment, tag = _sample(u, v, camera, things, joints, backdrop, grids)
             colour[i, j, 0], colour[i, j, 1], colour[i, j, 2] = r, g, b
             normals[i, j, 0], normals[i, j, 1], normals[i, j, 2] = nx, ny, nz
             depth[i, j], segmentation[i, j], tags[i, j] = t, segment, tag
@@ -1329,7 +1410,7 @@ def _trace(size, camera, things, joints, backdrop):
                 r = g = b = 0.0
                 for oi, oj in ((0.125, 0.625), (0.375, 0.125), (0.625, 0.875), (0.875, 0.375)):
                     u, v = (j + oj) / size - 0.5, 0.5 - (i + oi) / size
-                    sample = _sample(u, v, camera, things, joints, backdrop)
+                    sample = _sample(u, v, camera, things, joints, backdrop, grids)
                     r, g, b = r + 0.25 * sample[0], g + 0.25 * sample[1], b + 0.25 * sample[2]
             image[i, j, 0] = np.uint8(r * 255.0 + 0.5)
             image[i, j, 1] = np.uint8(g * 255.0 + 0.5)

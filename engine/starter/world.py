@@ -10,7 +10,9 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-OBJECTS = ("mug", "bottle", "vase", "bowl", "box", "lamp", "chair", "teapot", "ball", "car", "cactus", "hat")
+PARAMETRIC = ("mug", "bottle", "vase", "bowl", "box", "lamp", "chair", "teapot", "ball", "car", "cactus", "hat")
+CATALOGUE = ("sofa", "boot", "chicken", "cupcake")
+OBJECTS = (*PARAMETRIC, *CATALOGUE)
 PERSON = "person"
 COLOURS = {
     "red": (212, 32, 38),
@@ -43,6 +45,10 @@ HELD_OUT_PAIRS = frozenset(
         ("car", "pink"),
         ("cactus", "white"),
         ("hat", "blue"),
+        ("sofa", "purple"),
+        ("boot", "red"),
+        ("chicken", "green"),
+        ("cupcake", "yellow"),
     }
 )
 
@@ -70,36 +76,38 @@ class Scene:
     seed: int
 
 
-def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
+def sample_scene(rng: np.random.Generator, *, held_out: bool = False, kinds: Sequence[str] = OBJECTS) -> Scene:
     """Draws a scene: 60% one object, 27% two things side by side, 13% one person.
 
-    No pair of `HELD_OUT_PAIRS` ever occurs, unless `held_out`: then at least one does.
+    Objects are drawn evenly from `kinds`; one that stands there twice comes twice as often. No pair of
+    `HELD_OUT_PAIRS` ever occurs, unless `held_out`: then at least one does.
     """
     # A person cannot be a held-out pair, so with held_out the two other layouts share the draws.
     one, two = (0.69, 1.0) if held_out else (0.60, 0.87)
     layout = rng.random()
     if layout < one:
         side: Side = _pick(rng, ("centre", "centre", "centre", "left", "right"))
-        things = (_object(rng, side, held_out=held_out),)
+        things = (_object(rng, side, kinds, held_out=held_out),)
     elif layout < two:
-        things = _two(rng, held_out=held_out)
+        things = _two(rng, kinds, held_out=held_out)
     else:
         things = (_person(rng, _pick(rng, ("centre", "centre", "centre", "left", "right"))),)
     return Scene(things=things, setting=_pick(rng, SETTINGS), seed=int(rng.integers(2**31)))
 
 
-def _two(rng: np.random.Generator, *, held_out: bool) -> tuple[Thing, Thing]:
+def _two(rng: np.random.Generator, kinds: Sequence[str], *, held_out: bool) -> tuple[Thing, Thing]:
     sides: tuple[Side, Side] = ("left", "right") if rng.random() < 0.5 else ("right", "left")
-    first = _object(rng, sides[0], held_out=held_out)
-    second = _person(rng, sides[1]) if rng.random() < 0.1 else _object(rng, sides[1], other_than=first.kind)
+    first = _object(rng, sides[0], kinds, held_out=held_out)
+    others = [kind for kind in kinds if kind != first.kind]
+    second = _person(rng, sides[1]) if rng.random() < 0.1 else _object(rng, sides[1], others)
     return (first, second) if first.side == "left" else (second, first)
 
 
-def _object(rng: np.random.Generator, side: Side, *, other_than: str = "", held_out: bool = False) -> Thing:
+def _object(rng: np.random.Generator, side: Side, kinds: Sequence[str], *, held_out: bool = False) -> Thing:
     if held_out:
-        kind, colour = _pick(rng, sorted(HELD_OUT_PAIRS))
+        kind, colour = _pick(rng, sorted(pair for pair in HELD_OUT_PAIRS if pair[0] in kinds))
     else:
-        kind = _pick(rng, [kind for kind in OBJECTS if kind != other_than])
+        kind = _pick(rng, kinds)
         colour = _pick(rng, [colour for colour in COLOURS if (kind, colour) not in HELD_OUT_PAIRS])
     pattern = "plain" if rng.random() < 0.5 else _pick(rng, PATTERNS[1:])
     return Thing(kind=kind, colour=colour, pattern=pattern, side=side)
