@@ -23,7 +23,7 @@ SIZE_PX = 256
 # The first scenes know the parametric kinds only, and stay as they are: networks have been trained on them. From there
 # on, about every other thing is of a catalogue kind.
 PARAMETRIC_SCENES = 6000
-TRAINING_SCENES = 7500
+TRAINING_SCENES = 8000
 SHARD_SCENES = 250
 LOOKS_PER_SCENE = 3
 CAPTIONS_PER_PICTURE = 6

@@ -20,7 +20,7 @@ _DOWN, _UP = "DownBlock2D", "UpBlock2D"
 
 def grown(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """`unet` under one more level, for latents of twice the side."""
-    config = dict(unet.config)
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     widths = tuple(config["block_out_channels"])
     config |= {
         "sample_size": 2 * config["sample_size"],

@@ -4,6 +4,7 @@ Kept in memory as float16, at two sizes: 32x32 from 256 px pictures, and 16x16 f
 which learning what things are costs a quarter.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,18 +57,20 @@ class LatentCorpus:
 
 
 def encode_corpus(corpus: Corpus, code: Code, tokenizer: CLIPTokenizer, cache: Path) -> LatentCorpus:
-    """Encode the corpus, or read what was encoded before; the cache is a `.pt` file beside the corpus."""
+    """Encode what the cache does not hold yet; the cache is a `.pt` file beside the corpus."""
     count = len(corpus)
     two = torch.tensor([len(picture(row).scene.things) == 2 for row in range(count)])
     pairs = two.repeat_interleave(2).nonzero().flatten()
-    if cache.exists():
-        saved = torch.load(cache, weights_only=True, mmap=True)
-        if len(saved["tokens"]) == 2 * count:
-            return LatentCorpus(latents={32: saved["full"], 16: saved["half"]}, tokens=saved["tokens"], pairs=pairs)
     full = torch.empty(2 * count, LATENT_CHANNELS, 32, 32, dtype=torch.float16)
     half = torch.empty(2 * count, LATENT_CHANNELS, 16, 16, dtype=torch.float16)
     tokens = torch.empty(2 * count, CAPTIONS_PER_PICTURE, MAX_TOKENS, dtype=torch.int16)
-    for first in range(0, count, _CHUNK):
+    known = 0
+    if cache.exists():
+        saved = torch.load(cache, weights_only=True, mmap=True)
+        known = len(saved["tokens"]) // 2
+        for store, name in ((full, "full"), (half, "half"), (tokens, "tokens")):
+            store[: 2 * known] = saved[name]
+    for first in range(known, count, _CHUNK):
         rows = range(first, min(first + _CHUNK, count))
         images = [corpus[row] for row in rows]
         small = [cv2.resize(image, (128, 128), interpolation=cv2.INTER_AREA) for image in images]
@@ -78,5 +81,8 @@ def encode_corpus(corpus: Corpus, code: Code, tokenizer: CLIPTokenizer, cache: P
             captions = [c for row in rows for c in picture(row, flipped=flipped).captions()]
             ids = token_ids(tokenizer, captions).to(torch.int16)
             tokens[place] = ids.reshape(len(rows), CAPTIONS_PER_PICTURE, MAX_TOKENS)
-    torch.save({"full": full, "half": half, "tokens": tokens}, cache)
+    if known < count:
+        partial = cache.with_suffix(".part")
+        torch.save({"full": full, "half": half, "tokens": tokens}, partial)
+        os.replace(partial, cache)
     return LatentCorpus(latents={32: full, 16: half}, tokens=tokens, pairs=pairs)

@@ -34,7 +34,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
@@ -58,9 +58,9 @@ class Muon(torch.optim.Optimizer):
                 for parameter in alike:
                     momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                     momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(momentum, group["momentum"]).flatten(1))
-                steps = orthogonalized(torch.stack(updates)).float()
+                    updates.append(parameter.grad.lerp_(momentum, group["momentum"]).flatten(1).bfloat16())
+                steps = orthogonalized(torch.stack(updates))
                 scale = 0.2 * max(steps.shape[1:]) ** 0.5
                 for parameter, step in zip(alike, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(step.reshape(shape), alpha=-group["lr"] * scale)
+                    parameter.add_(step.reshape(shape).float(), alpha=-group["lr"] * scale)
