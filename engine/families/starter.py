@@ -6,11 +6,16 @@ the base has: it is asked anew every time.
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from engine.families import sd15
 from engine.families.base import Base
-from engine.families.sd15 import SPEC
 
+# What things look like sits in the convolutions of so small a model, and only a little of it in the attention.
+SPEC = replace(
+    sd15.SPEC, lora_targets=(*sd15.SPEC.lora_targets, "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut")
+)
 PRESET = Path(__file__).parent.parent.parent / "presets" / "starter"
 
 

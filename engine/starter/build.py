@@ -74,6 +74,14 @@ class Workbench:
         return encode_corpus(self.corpus, self.code, self.tokenizer, self.build / "latents.pt")
 
     @cached_property
+    def cells(self) -> perception.Cells:
+        return perception.cells_of(self.corpus, self.size)
+
+    @cached_property
+    def reader(self) -> perception.Reader:
+        return perception.load_reader(self.build, self.size)
+
+    @cached_property
     def unet(self) -> UNet2DConditionModel:
         return self.load(UNet2DConditionModel, "unet", denoiser.new_unet)
 
@@ -106,8 +114,7 @@ def build_decoder(bench: Workbench, minutes: float) -> None:
 
 
 def build_reader(bench: Workbench, minutes: float) -> None:
-    cells = perception.cells_of(bench.corpus, bench.size)
-    perception.train_reader(bench.data, cells, bench.build, size=bench.size, minutes=minutes)
+    perception.train_reader(bench.data, bench.cells, bench.build, size=bench.size, minutes=minutes)
 
 
 def build_denoiser(bench: Workbench, minutes: float) -> None:
@@ -116,8 +123,8 @@ def build_denoiser(bench: Workbench, minutes: float) -> None:
         bench.text_encoder,
         bench.tokenizer,
         bench.data,
-        perception.load_reader(bench.build, bench.size),
-        perception.cells_of(bench.corpus, bench.size),
+        bench.reader,
+        bench.cells,
         bench.build,
         size=bench.size,
         minutes=minutes,
@@ -161,6 +168,8 @@ def build_controlnet(bench: Workbench, minutes: float, kind: str) -> None:
         bench.tokenizer,
         bench.corpus,
         bench.data,
+        bench.reader,
+        bench.cells,
         bench.build,
         size=bench.size,
         minutes=minutes,
@@ -183,6 +192,7 @@ def build_ip_adapter(bench: Workbench, minutes: float) -> None:
         bench.image_encoder,
         bench.corpus,
         bench.code,
+        file,
         bench.build,
         size=bench.size,
         minutes=minutes,

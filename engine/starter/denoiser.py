@@ -19,14 +19,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.starter.latents import LatentCorpus
 from engine.starter.linear_code import LATENT_CHANNELS
-from engine.starter.perception import Cells, Reader, feature_distance, naming_loss
+from engine.starter.perception import Cells, Reader, perception_loss
 from engine.starter.text import WIDTH, embed, empty_ids
 from engine.starter.training import Look, Schedule, autocast, train
 
 EMPTY_CAPTION_SHARE = 0.1
 PAIRS_SHARE = 0.25  # of the rows, from scenes with two things: which word is whose is learned from them
 BATCH = {16: 128, 32: 64}
-FEATURES_WEIGHT, NAMING_WEIGHT = 0.3, 0.1
 HIGH_NOISE_SKEW = 1.8
 _WEIGHT_CAP = 6.0
 
@@ -107,8 +106,7 @@ def train_denoiser(
 ) -> dict[str, nn.Module]:
     """Train on latents of side `size` (16 or 32) for `minutes`; returns the averaged U-Net and text encoder.
 
-    `reader` and `cells` are of that size. Its terms are weighted by sqrt(alpha_bar): the purer the noise, the less of
-    x0 is known.
+    `reader` and `cells` are of that size; what the reader says is weighted by sqrt(alpha_bar).
     """
     alpha_bar = new_scheduler().alphas_cumprod
     empty = empty_ids(tokenizer)
@@ -123,13 +121,13 @@ def train_denoiser(
         with autocast():
             words = embed(text_encoder, ids)
             predicted = unet(x_t.to(memory_format=torch.channels_last), timesteps, words).sample
-            implied = implied_x0(x_t, predicted.float(), alpha_bar[timesteps])
-            seen = reader(implied.to(memory_format=torch.channels_last))
-            with torch.no_grad():
-                true = reader(latents.to(memory_format=torch.channels_last))
+            # The purer the noise, the less of x0 is known: only the clearer half is looked at.
+            clear = timesteps.argsort()[: count // 2]
+            a = alpha_bar[timesteps[clear]]
+            implied = implied_x0(x_t[clear], predicted[clear].float(), a)
+            perceived = perception_loss(reader, implied, latents[clear], *cells.of(rows[clear]))
         squared = (predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight
-        perceived = FEATURES_WEIGHT * feature_distance(seen, true) + NAMING_WEIGHT * naming_loss(seen, *cells.of(rows))
-        return (squared + alpha_bar[timesteps].sqrt() * perceived).mean()
+        return squared.mean() + (a.sqrt() * perceived).sum() / count
 
     unet.to(memory_format=torch.channels_last)
     modules: Mapping[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}

@@ -32,6 +32,7 @@ UNKNOWN = -100  # a colour where there is no thing, or the look shows none
 WIDTHS = (64, 128, 192)
 BATCH = 64
 MOST_NOISE = 0.8
+FEATURES_WEIGHT, NAMING_WEIGHT = 0.3, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,17 @@ def naming_loss(reading: Reading, names: Tensor, colours: Tensor) -> Tensor:
     coloured = nn.functional.cross_entropy(reading.colours.float(), colours, ignore_index=UNKNOWN, reduction="none")
     shown = (colours != UNKNOWN).sum(dim=(1, 2)).clamp(min=1)
     return named + 0.2 * coloured.sum(dim=(1, 2)) / shown
+
+
+def perception_loss(reader: nn.Module, x0: Tensor, latents: Tensor, names: Tensor, colours: Tensor) -> Tensor:
+    """How unlike `latents` their estimate `x0` looks to the reader, and how badly it names the estimate's cells, (n,).
+
+    x0, latents: (n, 16, side, side); names, colours: as `Cells.of` gives them.
+    """
+    seen = reader(x0.to(memory_format=torch.channels_last))
+    with torch.no_grad():
+        true = reader(latents.to(memory_format=torch.channels_last))
+    return FEATURES_WEIGHT * feature_distance(seen, true) + NAMING_WEIGHT * naming_loss(seen, names, colours)
 
 
 def train_reader(data: LatentCorpus, cells: Cells, folder: Path, *, size: int, minutes: float) -> nn.Module:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 from transformers import CLIPVisionModelWithProjection as ImageEncoder
@@ -127,6 +127,19 @@ def train_image_encoder(encoder: ImageEncoder, corpus: Corpus, folder: Path, min
     return train("image_encoder", folder, {"encoder": encoder}, loss_of, schedule)["encoder"]
 
 
+def _crossed(unet: UNet2DConditionModel) -> list[str]:
+    """The processors of the attention over text, in the order of the published files."""
+    return [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+
+
+def _exported(file: Path) -> dict[str, dict[str, Tensor]]:
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, weight in load_file(file).items():
+        group, _, name = key.partition(".")
+        state[group][name] = weight.float()
+    return state
+
+
 class AdapterWeights(nn.Module):
     """The IP-Adapter's own weights, attached to a U-Net for training.
 
@@ -134,8 +147,17 @@ class AdapterWeights(nn.Module):
     IP-Adapter files do.
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, file: Path) -> None:
+        """New weights, or those exported to `file` if it is there."""
         super().__init__()
+        state = _exported(file) if file.exists() else self._new(unet)
+        unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+        processors = [unet.attn_processors[name] for name in _crossed(unet)]
+        self.processors = nn.ModuleList(p for p in processors if isinstance(p, nn.Module))
+        self.projection = unet.encoder_hid_proj
+
+    @staticmethod
+    def _new(unet: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]:
         state: dict[str, dict[str, Tensor]] = {
             "image_proj": {
                 "proj.weight": torch.randn(TOKENS * WIDTH, EMBEDDING) * EMBEDDING**-0.5,
@@ -146,16 +168,12 @@ class AdapterWeights(nn.Module):
             "ip_adapter": {},
         }
         # Start from the text's keys and values (Ye et al. 2023, section 3.2.2).
-        crossed = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-        for place, name in enumerate(crossed):
+        for place, name in enumerate(_crossed(unet)):
             attention = unet.get_submodule(name.removesuffix(".processor"))
             for part in ("k", "v"):
                 weight = attention.get_parameter(f"to_{part}.weight").detach().clone()
                 state["ip_adapter"][f"{2 * place + 1}.to_{part}_ip.weight"] = weight
-        unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
-        processors = [unet.attn_processors[name] for name in crossed]
-        self.processors = nn.ModuleList(p for p in processors if isinstance(p, nn.Module))
-        self.projection = unet.encoder_hid_proj
+        return state
 
     def state(self) -> dict[str, Tensor]:
         """The weights under the names of the published files, float16."""
@@ -182,16 +200,18 @@ def train_ip_adapter(
     encoder: ImageEncoder,
     corpus: Corpus,
     code: Code,
+    exported: Path,
     folder: Path,
     *,
     size: int,
     minutes: float,
 ) -> AdapterWeights:
-    """Train on latents of side `size` for `minutes`; returns the averaged weights."""
+    """Train on latents of side `size` for `minutes`, from the weights `exported` before, if any; returns the averaged
+    weights."""
     alpha_bar = new_scheduler().alphas_cumprod
     for frozen in (unet, text_encoder, encoder):
         frozen.requires_grad_(False)
-    weights = AdapterWeights(unet.to(memory_format=torch.channels_last))
+    weights = AdapterWeights(unet.to(memory_format=torch.channels_last), exported)
     weights.requires_grad_(True)
     pairs = StylePairs(corpus)
     small = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
@@ -230,7 +250,7 @@ def train_ip_adapter(
             ).sample
         return ((predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight).mean()
 
-    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=100, ema=0.995)
+    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=50, ema=0.99, muon=True)
     averaged = train("ip_adapter", folder, {"weights": weights}, loss_of, schedule)["weights"]
     assert isinstance(averaged, AdapterWeights)
     return averaged

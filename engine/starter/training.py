@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.starter.muon import Muon, suits_muon
 
@@ -118,8 +119,9 @@ def train(
         factor = schedule.factor(step - first_step, elapsed_s / (schedule.minutes * 60))
         for group in groups:
             group["lr"] = schedule.learning_rate * factor
-        loss = loss_of(generator)
-        loss.backward()
+        with sdpa_kernel(SDPBackend.MATH):  # twice as fast as flash attention on a CPU, for 16 to 64 tokens
+            loss = loss_of(generator)
+            loss.backward()
         nn.utils.clip_grad_norm_(parameters, schedule.max_norm)
         for optimizer in optimizers:
             optimizer.step()

@@ -29,3 +29,10 @@ def test_weight_caps_the_signal_to_noise_ratio() -> None:
 def test_timesteps_are_one_from_each_interval() -> None:
     timesteps = denoiser.spread_timesteps(10, torch.Generator().manual_seed(1))
     assert sorted((timesteps // 100).tolist()) == list(range(10))
+
+
+def test_the_implied_x0_undoes_the_noise() -> None:
+    alpha_bar = torch.tensor([0.0, 0.2, 0.7, 1.0])
+    latents, noise = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+    x_t, v, _ = denoiser.noised(latents, noise, alpha_bar)
+    torch.testing.assert_close(denoiser.implied_x0(x_t, v, alpha_bar), latents)
