@@ -71,14 +71,15 @@ class Page:
         inputs: Mapping[str, gr.components.Component] | None = None,
         outputs: Sequence[Any] = (),
         notice: gr.HTML,
+        **options: Any,
     ) -> gr.events.Dependency:
         """Run `handler` after `event` succeeded; `notice` keeps what that event said."""
+        options = {"api_visibility": "private", "show_progress": "hidden"} | options
         return event.success(
             in_plain_words(handler, notice, clear=False),
             inputs_kwargs=dict(inputs or {}),
             outputs=[*outputs, notice],
-            api_visibility="private",
-            show_progress="hidden",
+            **options,
         )
 
     def go(self, tab: str) -> dict[Any, Any]:

@@ -146,6 +146,6 @@ def launch_options() -> dict[str, Any]:
         "enable_monitoring": False,
         "show_error": False,
         "allowed_paths": [],
-        "max_file_size": "200mb",
+        "max_file_size": "2gb",  # the engine bounds what is in a file, and says so beside it
         "strict_cors": True,
     }
