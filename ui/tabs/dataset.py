@@ -14,13 +14,12 @@ from engine.errors import BadDataset, NotFound
 from engine.workspace import Dataset, Photo
 from ui.cards import Card, Choice, Plain, grid, headline, label, listing, sentence, url
 from ui.crop import SMALLEST, CropView, crop_box, crop_view, dragged, sliders, window
-from ui.page import Page, into_view
+from ui.page import PROGRESS, Page, into_view
 from ui.watch import in_words
 
 SIDE_PX = 512
 BADGE_LENGTH = 16
 ADVICE_THUMBNAILS = 5
-PROGRESS = gr.Progress()  # Gradio fills it in where it is a default
 
 # On a phone the photos are below the fold.
 SHOW_PHOTOS = """() => {

@@ -70,6 +70,9 @@ class TrainTab:
                 )
                 label("How it sees your subject, step by step")
                 self.strip = Plain(NO_SAMPLES, elem_id="samples")
+                with gr.Column(visible=False) as self.open_box:
+                    label("Not finished", "choose one to see it, go on with it or discard it")
+                    self.open_jobs = Choice(elem_id="open-trainings")
                 label("Your LoRAs")
                 self.loras = Choice(lora_tiles([]), elem_id="loras")
                 with gr.Row(visible=False, elem_classes=["actions"]) as self.actions:
@@ -122,6 +125,9 @@ class TrainTab:
             outputs=[*self.watch.outputs, self.plot, self.strip],
         ).then(js=into_view("train-watch"))
         self.watch.follow(self.follow, followed)
+        open_jobs = {"inputs": {"token": self.watch.token}, "outputs": [self.open_box, self.open_jobs]}
+        on([page.app.load, tab.select, self.watch.token.change, self.watch.seen.change], self.list_open, **open_jobs)
+        on(self.open_jobs.select, self.attend, outputs=[*self.watch.outputs, *followed])
         on(self.loras.select, self.pick, outputs=list_of_loras)
         on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs])
         on(
@@ -166,6 +172,16 @@ class TrainTab:
         job = self.studio.train(form.parse(TrainSettings, inputs))
         return {self.plot: gr.LinePlot(visible=False), self.strip: NO_SAMPLES, **self.watch.start(job)}
 
+    def list_open(self, *, token: str) -> dict[Any, Any]:
+        """The trainings that run or ended early, wherever they were started."""
+        jobs = [job for job in self.studio.jobs("train") if job.state != "done"]
+        cards = [open_card(job, chosen=job.token == token) for job in jobs]
+        return {self.open_box: gr.Column(visible=bool(cards)), self.open_jobs: grid(cards, "tiles")}
+
+    def attend(self, event: gr.EventData) -> dict[Any, Any]:
+        job = self.studio.job(event.id)
+        return {**self.watch.start(job), **self.follow(job)}
+
     def show(self, *, lora: str) -> dict[Any, Any]:
         loras = self.studio.loras()
         chosen = next((record for record in loras if record.id == lora), None)
@@ -206,6 +222,20 @@ class TrainTab:
             image=self.studio.thumbnail(record.samples[-1]) if record.samples else None,
             chosen=chosen,
         )
+
+
+def open_card(job: Job, *, chosen: bool) -> Card:
+    progress = job.progress()
+    states = {"queued": "Waiting", "running": "Running", "cancelled": "Stopped", "interrupted": "Interrupted"}
+    reached = f" at step {progress.step} of {progress.total}" if progress.total else ""
+    samples = [event.files[0] for event in job.events() if event.kind == "sample"]
+    return Card(
+        id=job.token,
+        title=job.request["settings"]["name"],
+        note=f"{states.get(job.state, 'Failed')}{reached}",
+        image=job.folder / samples[-1] if samples else None,
+        chosen=chosen,
+    )
 
 
 def sample_strips(job: Job) -> str:
