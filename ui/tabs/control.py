@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from engine.errors import BadImage
 from engine.samples import SamplePicture
 from engine.studio import Job
-from ui.cards import Card, Choice, Plain, grid, headline, label, served
+from ui.cards import Card, Choice, Plain, grid, headline, label, sentence, served
 from ui.page import AS_UPLOADED, Page, handed
 from ui.watch import Watch
 
@@ -66,7 +67,7 @@ class ControlTab:
             self.upload.upload,
             self.take_upload,
             inputs={"file": self.upload, **asked},
-            outputs=[self.picture, *started],
+            outputs=[self.picture, self.upload, *started],
             **AS_UPLOADED,
         )
         on(
@@ -94,8 +95,14 @@ class ControlTab:
         return self.watch.start(self.studio.extract(picture, kind, options))
 
     def take_upload(self, *, file: dict[str, Any], picture: str, **asked: Any) -> dict[Any, Any]:
-        picture = self.studio.keep_image(Path(file["path"]))
+        try:
+            picture = self.studio.keep_image(Path(file["path"]))
+        except BadImage as error:
+            return {self.notice: sentence(str(error), "bad"), self.upload: self._shown(picture)}
         return {self.picture: picture, **self.take(picture=picture, **asked)}
+
+    def _shown(self, picture: str) -> str | None:
+        return served(self.studio.image_file(picture)) if picture else None
 
     def take_sample(self, event: gr.EventData, *, picture: str, **asked: Any) -> dict[Any, Any]:
         file = next(sample.file for sample in self.studio.samples().compositions if sample.name == event.id)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import BadSettings
+from engine.errors import BadImage, BadSettings
 from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StyleUse
 from engine.studio import Job, LoraRecord, Recipe
 from ui import form
@@ -196,10 +196,22 @@ class GenerateTab:
         )
         layout = [control_hash, self.control, inputs["controls.0.kind"], inputs["controls.0.detected"]]
         on(page.new_map.change, self.take_map, inputs={"handed": page.new_map}, outputs=layout)
-        on_control(self.control.upload, self.take_control, inputs={"file": self.control}, outputs=layout, **AS_UPLOADED)
+        on_control(
+            self.control.upload,
+            self.take_control,
+            inputs={"file": self.control, "image": control_hash},
+            outputs=layout,
+            **AS_UPLOADED,
+        )
         on(self.compositions.select, self.take_composition, outputs=layout)
         on_control(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash])
-        on_style(self.style.upload, self.take_style, inputs={"file": self.style}, outputs=[style_hash], **AS_UPLOADED)
+        on_style(
+            self.style.upload,
+            self.take_style,
+            inputs={"file": self.style, "image": style_hash},
+            outputs=[style_hash, self.style],
+            **AS_UPLOADED,
+        )
         on(self.looks.select, self.take_look, outputs=[style_hash, self.style])
         on_style(self.style.clear, lambda: {style_hash: ""}, outputs=[style_hash])
 
@@ -316,8 +328,11 @@ class GenerateTab:
     def take_map(self, *, handed: dict[str, Any]) -> dict[Any, Any]:
         return self._layout(handed["image"], kind=handed["kind"], detected=True)
 
-    def take_control(self, *, file: dict[str, Any]) -> dict[Any, Any]:
-        image = self.studio.keep_image(Path(file["path"]))
+    def take_control(self, *, file: dict[str, Any], image: str) -> dict[Any, Any]:
+        try:
+            image = self.studio.keep_image(Path(file["path"]))
+        except BadImage as error:
+            return {self.control_notice: sentence(str(error), "bad"), self.control: self._shown(image)}
         return {self.inputs["controls.0.image"]: image, self.inputs["controls.0.detected"]: False}
 
     def take_composition(self, event: gr.EventData) -> dict[Any, Any]:
@@ -339,8 +354,11 @@ class GenerateTab:
         said = sentence(f"{now} Choose another kind, or another base at the top.", "warn") if now else ""
         return {self.inputs["controls.0.kind"]: gr.Dropdown(choices), self.unfit: said}
 
-    def take_style(self, *, file: dict[str, Any]) -> dict[Any, Any]:
-        return {self.inputs["styles.0.image"]: self.studio.keep_image(Path(file["path"]))}
+    def take_style(self, *, file: dict[str, Any], image: str) -> dict[Any, Any]:
+        try:
+            return {self.inputs["styles.0.image"]: self.studio.keep_image(Path(file["path"]))}
+        except BadImage as error:
+            return {self.style_notice: sentence(str(error), "bad"), self.style: self._shown(image)}
 
     def take_look(self, event: gr.EventData) -> dict[Any, Any]:
         image = self._keep_sample(self.studio.samples().looks, event.id)

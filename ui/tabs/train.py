@@ -117,7 +117,7 @@ class TrainTab:
             inputs={name: inputs[name] for name in ("base", *COSTLY)},
             outputs=[self.estimate],
         )
-        followed = [self.plot, self.strip, *list_of_loras]
+        followed = [self.plot, self.strip, self.open_box, self.open_jobs, *list_of_loras]
         on(
             self.start_button.click,
             self.start,
@@ -125,8 +125,8 @@ class TrainTab:
             outputs=[*self.watch.outputs, self.plot, self.strip],
         ).then(js=into_view("train-watch"))
         self.watch.follow(self.follow, followed)
-        open_jobs = {"inputs": {"token": self.watch.token}, "outputs": [self.open_box, self.open_jobs]}
-        on([page.app.load, tab.select, self.watch.token.change, self.watch.seen.change], self.list_open, **open_jobs)
+        listed = {"inputs": {"token": self.watch.token}, "outputs": [self.open_box, self.open_jobs]}
+        on([page.app.load, tab.select, self.watch.discarded.success], self.list_open, **listed)
         on(self.open_jobs.select, self.attend, outputs=[*self.watch.outputs, *followed])
         on(self.loras.select, self.pick, outputs=list_of_loras)
         on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs])
@@ -209,6 +209,7 @@ class TrainTab:
         updates = {
             self.plot: gr.LinePlot(losses, visible=True) if len(losses) else gr.LinePlot(visible=False),
             self.strip: sample_strips(job),
+            **self.list_open(token=job.token),
         }
         return updates if job.state != "done" else updates | self.show(lora=job.result()["lora"])
 
