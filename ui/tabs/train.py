@@ -89,7 +89,7 @@ class TrainTab:
         on(
             [page.app.load, tab.select],
             self.choose,
-            inputs={"dataset_id": page.dataset},
+            inputs={"dataset_id": page.dataset, "shown": inputs["dataset"]},
             outputs=subject,
         )
         on(
@@ -126,7 +126,8 @@ class TrainTab:
         ).then(js=into_view("train-watch"))
         self.watch.follow(self.follow, followed)
         listed = {"inputs": {"token": self.watch.token}, "outputs": [self.open_box, self.open_jobs]}
-        on([page.app.load, tab.select, self.watch.discarded.success], self.list_open, **listed)
+        on([page.app.load, tab.select], self.list_open, **listed)
+        page.then(self.watch.discarded, self.list_open, notice=self.notice, **listed)
         on(self.open_jobs.select, self.attend, outputs=[*self.watch.outputs, *followed])
         on(self.loras.select, self.pick, outputs=list_of_loras)
         on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs])
@@ -140,8 +141,8 @@ class TrainTab:
 
     # Handlers
 
-    def choose(self, *, dataset_id: str) -> dict[Any, Any]:
-        """Take the photo set in hand, with its own trigger word and class."""
+    def choose(self, *, dataset_id: str, shown: str | None = None) -> dict[Any, Any]:
+        """Take the photo set in hand, with its own trigger word and class. A name given to the set `shown` stays."""
         sets = self.studio.datasets()
         choices = gr.Dropdown([(f"{d.name} ({len(d.photos)} photos)", d.id) for d in sets], value=dataset_id or None)
         dataset = next((d for d in sets if d.id == dataset_id), None)
@@ -150,9 +151,9 @@ class TrainTab:
         return {
             self.page.dataset: dataset_id,
             self.inputs["dataset"]: choices,
-            self.inputs["name"]: dataset.name,
             self.inputs["trigger"]: dataset.trigger,
             self.inputs["class_name"]: dataset.class_name,
+            **({self.inputs["name"]: dataset.name} if dataset_id != shown else {}),
         }
 
     def preset(self, *, goal: Goal, base: str, quality: str) -> dict[Any, Any]:
