@@ -125,9 +125,15 @@ class TrainTab:
             outputs=[*self.watch.outputs, self.plot, self.strip],
         ).then(js=into_view("train-watch"))
         self.watch.follow(self.follow, followed)
-        listed = {"inputs": {"token": self.watch.token}, "outputs": [self.open_box, self.open_jobs]}
-        on([page.app.load, tab.select], self.list_open, **listed)
-        page.then(self.watch.discarded, self.list_open, notice=self.notice, **listed)
+        token, listed = {"token": self.watch.token}, [self.open_box, self.open_jobs]
+        on([page.app.load, tab.select], self.list_open, inputs=token, outputs=listed)
+        page.then(
+            self.watch.discarded,
+            self.after_discard,
+            inputs=token,
+            outputs=[*listed, self.plot, self.strip],
+            notice=self.notice,
+        )
         on(self.open_jobs.select, self.attend, outputs=[*self.watch.outputs, *followed])
         on(self.loras.select, self.pick, outputs=list_of_loras)
         on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs])
@@ -178,6 +184,10 @@ class TrainTab:
         jobs = [job for job in self.studio.jobs("train") if job.state != "done"]
         cards = [open_card(job, chosen=job.token == token) for job in jobs]
         return {self.open_box: gr.Column(visible=bool(cards)), self.open_jobs: grid(cards, "tiles")}
+
+    def after_discard(self, *, token: str) -> dict[Any, Any]:
+        cleared = {} if token else {self.plot: gr.LinePlot(visible=False), self.strip: NO_SAMPLES}
+        return {**self.list_open(token=token), **cleared}
 
     def attend(self, event: gr.EventData) -> dict[Any, Any]:
         job = self.studio.job(event.id)
