@@ -65,7 +65,7 @@ class DatasetTab:
                 with gr.Column(visible=False, elem_classes=["sheet"], elem_id="crop-editor") as self.editor:
                     self.about = Plain()
                     self.crop_view = CropView(elem_id="crop-view")
-                    percent = partial(gr.Slider, maximum=100, step=0.1, buttons=[], min_width=150)
+                    percent = partial(gr.Slider, maximum=100, step=0.1, buttons=[], min_width=200)
                     with gr.Row():
                         self.size = percent(100 * SMALLEST, label="Size, %", elem_id="crop-size")
                         self.across = percent(0, label="Left to right, %", elem_id="crop-across")
