@@ -3,6 +3,7 @@
 Knows the workspace and single photos (engine/photo.py); nothing of captions' making, training or pages.
 """
 
+import itertools
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ BLURRED_PX = 0.6  # the samples' crisp photos have at most 0.45, and at least 0.
 
 
 Level = Literal["good", "warn", "bad"]
+OnPhoto = Callable[[int, int], None]
+"""Called before each photo with how many are done, and how many there are in all."""
 
 
 class Refusal(NamedTuple):
@@ -55,23 +58,29 @@ class _Upload(NamedTuple):
     caption: str
 
 
-def add_photos(workspace: Workspace, dataset_id: str, files: Sequence[Path]) -> tuple[Dataset, list[Refusal]]:
+def add_photos(
+    workspace: Workspace, dataset_id: str, files: Sequence[Path], on_photo: OnPhoto | None = None
+) -> tuple[Dataset, list[Refusal]]:
     """Add pictures and zips of pictures; a NAME.txt beside a NAME.png becomes its caption.
 
     Every photo is decoded, bounded, turned upright and gets a crop around its subject. What cannot be used is refused
     by itself. Raises: NotFound; BadDataset, before anything is added, when the dataset would exceed `MAX_PHOTOS`.
     """
-    count = len(workspace.dataset(dataset_id).photos) + sum(_count(file) for file in files)
+    total = sum(_count(file) for file in files)
+    count = len(workspace.dataset(dataset_id).photos) + total
     if count > MAX_PHOTOS:
         raise BadDataset(
             f"That would make {count} photos.", f"Keep the best: {_good_count()} is right, {MAX_PHOTOS} is the most."
         )
     photos: list[Photo] = []
     refusals: list[Refusal] = []
+    done = itertools.count()
     texts = {file.stem: file for file in files if file.suffix.lower() == CAPTION_ENDING}
     for file in files:
         try:
             for upload in _uploads(file, texts):
+                if on_photo:
+                    on_photo(next(done), total)
                 try:
                     photos.append(_photo(workspace, upload))
                 except BadImage as error:
@@ -149,9 +158,13 @@ def require_trainable(dataset: Dataset) -> None:
         )
 
 
-def check(workspace: Workspace, dataset: Dataset) -> list[Advice]:
+def check(workspace: Workspace, dataset: Dataset, on_photo: OnPhoto | None = None) -> list[Advice]:
     """What is good about the photos and what to mend, each with the photos it is about; the headline comes first."""
-    views = {photo: _view(workspace.image_path(photo.image), photo.crop) for photo in dataset.photos}
+    views: dict[Photo, _View] = {}
+    for done, photo in enumerate(dataset.photos):
+        if on_photo:
+            on_photo(done, len(dataset.photos))
+        views[photo] = _view(workspace.image_path(photo.image), photo.crop)
     return [
         _headline(len(dataset.photos)),
         *_check_size(dataset.photos),

@@ -17,8 +17,8 @@ from engine import families
 from engine.adapters import Attached, Control, Lora, Style, attach
 from engine.adapters.ip_adapter import embed
 from engine.cache import ModelCache, ValueCache, device_name, device_title
-from engine.controls import detect
-from engine.errors import BadSettings
+from engine.controls import KINDS, detect
+from engine.errors import BadSettings, MissingModel
 from engine.families import Base, Components
 from engine.families.base import dtype_for, weights_hash
 from engine.jobs import Work
@@ -50,7 +50,7 @@ def generate(settings: GenerateSettings, *, workspace: Workspace, cache: ModelCa
     """
     began_s = time.perf_counter()
     base = families.base(settings.base)
-    _require_supported(settings, base)
+    require_supported(settings, base)
     loras = [workspace.lora(use.lora) for use in settings.loras]
     pictures: list[str] = []
 
@@ -158,9 +158,17 @@ def control_map(use: ControlUse, width: int, height: int, workspace: Workspace, 
     return values.get(("map", use.kind, use.image, use.detected, width, height), make)
 
 
-def _require_supported(settings: GenerateSettings, base: Base) -> None:
+def why_not_control(kind: str, base: Base) -> str:
+    """Why a base cannot follow a kind of map, in a sentence; empty when it can."""
+    title = KINDS[kind].title.lower() if kind in KINDS else kind
+    return "" if kind in base.controlnets else f"{base.title} has no ControlNet for {title} yet."
+
+
+def require_supported(settings: GenerateSettings, base: Base) -> None:
+    """Raises: MissingModel or BadSettings for what the base cannot do."""
     for use in settings.controls:
-        base.require_controlnet(use.kind)
+        if problem := why_not_control(use.kind, base):
+            raise MissingModel(problem, "Choose another kind of layout, take the layout away, or choose another base.")
     for use in settings.styles:
         base.require_ip_adapter()
         if use.target not in base.spec.style_targets:

@@ -435,6 +435,16 @@ class Runner:
         self._processes.put(partial(self._run_process, job, job.module))
         return job
 
+    def discard(self, token: str) -> None:
+        """Remove a job that is finished, folder and all. Raises: NotFound; TripodError while it goes on."""
+        job = self.job(token)
+        if not job.finished:
+            raise TripodError(f"This job is {job.state}.", "Stop it first.")
+        job.wait()  # its process may be on its way out
+        with self._lock:
+            self._workspace.delete_job(token)
+            del self._jobs[token]
+
     def job(self, token: str) -> Job:
         """Raises: NotFound."""
         with self._lock:

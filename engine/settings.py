@@ -47,6 +47,11 @@ def _interval(settings: Any) -> None:
 class Settings:
     """To and from plain JSON values, refusing unknown keys and values of the wrong type."""
 
+    @classmethod
+    def called(cls, values: dict[str, Any]) -> str:
+        """What errors call the row of a list that has these values; empty for settings that stand alone."""
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
@@ -87,7 +92,12 @@ def _parse(name: str, value: Any, hint: Any) -> Any:
             raise BadSettings(f"The setting {name!r} is {value!r:.80}.", "Give names with values.")
         return value if args[1] is Any else {key: _parse(name, item, args[1]) for key, item in value.items()}
     if isinstance(value, dict) and issubclass(hint, Settings):
-        return hint.from_dict(value)
+        try:
+            return hint.from_dict(value)
+        except BadSettings as error:
+            row, problem = hint.called(value), error.problem
+            raise BadSettings(f"{row}: {problem[0].lower()}{problem[1:]}" if row else problem, error.remedy) from error
+    _require(value is not None, f"The setting {name!r} is empty.", "Give it a value.")
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -105,6 +115,10 @@ class LoraUse(Settings):
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
+
+    @classmethod
+    def called(cls, values: dict[str, Any]) -> str:
+        return f"LoRA {str(values.get('lora', ''))[:60]!r}"
 
     def __post_init__(self) -> None:
         _in_range(self, "weight", -2.0, 2.0)
@@ -125,6 +139,10 @@ class ControlUse(Settings):
     end: float = 1.0
     detected: bool = False
 
+    @classmethod
+    def called(cls, values: dict[str, Any]) -> str:
+        return "Layout"
+
     def __post_init__(self) -> None:
         _in_range(self, "strength", 0.0, 2.0)
         _interval(self)
@@ -139,6 +157,10 @@ class StyleUse(Settings):
     target: StyleTarget = "all"
     start: float = 0.0
     end: float = 1.0
+
+    @classmethod
+    def called(cls, values: dict[str, Any]) -> str:
+        return "Style reference"
 
     def __post_init__(self) -> None:
         _in_range(self, "weight", 0.0, 1.5)

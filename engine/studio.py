@@ -12,10 +12,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from engine import dataset as datasets
+from engine import families
 from engine.cache import ModelCache, device_title, memory
 from engine.captioning import CAPTIONERS, Captioner
 from engine.controls import KINDS, ControlKind
-from engine.dataset import Advice, Refusal
+from engine.dataset import Advice, OnPhoto, Refusal
+from engine.errors import BadRecipe
 from engine.families import BASES, Base
 from engine.jobs import Job, Runner, Work
 from engine.recipe import Recipe, read_png
@@ -74,15 +76,17 @@ class Studio:
     def datasets(self) -> list[Dataset]:
         return self.workspace.datasets()
 
-    def add_photos(self, dataset_id: str, files: Sequence[Path]) -> tuple[Dataset, list[Refusal]]:
+    def add_photos(
+        self, dataset_id: str, files: Sequence[Path], on_photo: OnPhoto | None = None
+    ) -> tuple[Dataset, list[Refusal]]:
         """Photos and zips of photos, every one decoded, bounded and re-encoded; the refused ones come with reasons."""
-        return datasets.add_photos(self.workspace, dataset_id, files)
+        return datasets.add_photos(self.workspace, dataset_id, files, on_photo)
 
-    def add_sample(self, name: str) -> Dataset:
+    def add_sample(self, name: str, on_photo: OnPhoto | None = None) -> Dataset:
         """A fresh dataset from the sample subject `name`, captions included."""
         subject = self.samples().subject(name)
         dataset = self.new_dataset(subject.title, trigger=subject.trigger, class_name=subject.class_name)
-        dataset, _ = self.add_photos(dataset.id, subject.photos)
+        dataset, _ = self.add_photos(dataset.id, subject.photos, on_photo)
         return dataset
 
     def describe_dataset(
@@ -96,8 +100,8 @@ class Studio:
     def delete_dataset(self, dataset_id: str) -> None:
         self.workspace.delete_dataset(dataset_id)
 
-    def check(self, dataset_id: str) -> list[Advice]:
-        return datasets.check(self.workspace, self.dataset(dataset_id))
+    def check(self, dataset_id: str, on_photo: OnPhoto | None = None) -> list[Advice]:
+        return datasets.check(self.workspace, self.dataset(dataset_id), on_photo)
 
     def remove_photo(self, dataset_id: str, photo_id: str) -> Dataset:
         def without(dataset: Dataset) -> Dataset:
@@ -180,6 +184,10 @@ class Studio:
         self.models.release_all()
         return self.runner.resume(token)
 
+    def discard(self, token: str) -> None:
+        """Remove a job that will not go on, and everything that it left on disk."""
+        self.runner.discard(token)
+
     def loras(self) -> list[LoraRecord]:
         return self.workspace.loras()
 
@@ -203,6 +211,12 @@ class Studio:
     def control_kinds(self) -> list[ControlKind]:
         return list(KINDS.values())
 
+    def why_not_control(self, kind: str, base: str) -> str:
+        """Why a base cannot follow a kind of map, in a sentence; empty when it can."""
+        from engine.generation import why_not_control
+
+        return why_not_control(kind, families.base(base))
+
     def extract(self, image_hash: str, kind: str, options: dict[str, float] | None = None) -> Job:
         """Take a control map; the job's result is {"map": content hash}."""
 
@@ -218,12 +232,17 @@ class Studio:
     # Pictures
 
     def generate(self, settings: GenerateSettings) -> Job:
-        """Make the pictures; the job's result is {"pictures": ids, "seconds": float}."""
+        """Make the pictures; the job's result is {"pictures": ids, "seconds": float}.
+
+        Raises, before anything is loaded: NotFound, MissingModel or BadSettings for what is not here or cannot be done.
+        """
+        from engine.generation import generate, require_supported
+
         self.workspace.require_room()
+        require_supported(settings, families.base(settings.base))
+        self._require_inputs(settings)
 
         def work(work: Work) -> dict[str, Any]:
-            from engine.generation import generate
-
             return generate(settings, workspace=self.workspace, cache=self.models, work=work)
 
         return self.runner.submit("generate", settings.to_dict(), work)
@@ -238,14 +257,36 @@ class Studio:
         """The PNG as it was written, recipe inside."""
         return self.workspace.picture_path(picture_id)
 
+    def picture_thumbnail(self, picture_id: str) -> Path:
+        return self.workspace.picture_thumbnail_path(picture_id)
+
     def delete_picture(self, picture_id: str) -> None:
         self.workspace.delete_picture(picture_id)
 
-    def restore(self, png: Path) -> Recipe:
-        """The recipe inside a picture, checked against what is here. Raises: BadRecipe."""
+    def restore(self, png: Path) -> tuple[Recipe, list[str]]:
+        """The recipe inside a picture without what is not here, and a sentence on each thing left out.
+
+        A LoRA is known by the hash of its file: it may have been renamed, or another may have taken its name.
+        Raises: BadRecipe.
+        """
         recipe = read_png(png)
-        self._require_inputs(recipe.settings)
-        return recipe
+        settings = recipe.settings
+        if settings.base not in BASES:
+            raise BadRecipe(f"{png.name} was made with the base {settings.base!r}.", "Only bases from the menu work.")
+        names = {record.sha256: record.id for record in self.loras()}
+        found = {use.lora: names.get(recipe.lora_hashes.get(use.lora, "")) for use in settings.loras}
+        missing = [
+            f"The LoRA {name!r} is not here, or was trained again since." for name, id_ in found.items() if not id_
+        ]
+        images = (*settings.controls, *settings.styles)
+        if gone := sum(not self.workspace.has_image(use.image) for use in images):
+            missing.append(f"{gone} of its {len(images)} pictures for layout and look are not in this workspace.")
+        here = settings.replace(
+            loras=tuple(use.replace(lora=found[use.lora]) for use in settings.loras if found[use.lora]),
+            controls=tuple(use for use in settings.controls if self.workspace.has_image(use.image)),
+            styles=tuple(use for use in settings.styles if self.workspace.has_image(use.image)),
+        )
+        return recipe.replace(settings=here), missing
 
     def _require_inputs(self, settings: GenerateSettings) -> None:
         for use in settings.loras:

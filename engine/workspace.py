@@ -202,12 +202,15 @@ class Workspace:
 
     def thumbnail_path(self, content_hash: str, side_px: int = 256) -> Path:
         """The image as WebP with its longer side at most `side_px`. Raises: NotFound."""
-        path = self.root / "thumbnails" / f"{self.image_path(content_hash).stem}-{side_px}.webp"
+        return self._thumbnail(self.image_path(content_hash), side_px)
+
+    def _thumbnail(self, png: Path, side_px: int) -> Path:
+        path = self.root / "thumbnails" / f"{png.stem}-{side_px}.webp"
         if not path.exists():
-            thumbnail = self.image(content_hash)
-            thumbnail.thumbnail((side_px, side_px))
-            with atomic_write(path) as staged:
-                thumbnail.save(staged, "WEBP", quality=85)
+            with Image.open(png) as image:
+                image.thumbnail((side_px, side_px))
+                with atomic_write(path) as staged:
+                    image.save(staged, "WEBP", quality=85)
         return path
 
     def _image_path(self, content_hash: str) -> Path:
@@ -349,9 +352,15 @@ class Workspace:
             raise NotFound(f"The picture {picture_id[:60]!r} is not in this workspace.", "Choose one from the history.")
         return path
 
+    def picture_thumbnail_path(self, picture_id: str, side_px: int = 256) -> Path:
+        """The picture as WebP with its longer side at most `side_px`. Raises: NotFound."""
+        return self._thumbnail(self.picture_path(picture_id), side_px)
+
     def delete_picture(self, picture_id: str) -> None:
         """Raises: NotFound."""
         self.picture_path(picture_id).unlink()
+        for thumbnail in (self.root / "thumbnails").glob(f"{picture_id}-*"):
+            thumbnail.unlink()
         self._index.remove(picture_id)
 
     # Jobs

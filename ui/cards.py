@@ -53,7 +53,8 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """`badge` is a word or two over the picture, coloured by `level`; `hint` appears when the pointer rests on it."""
+    """`badge` is a word or two over the picture, coloured by `level`; `hint` appears when the pointer rests on it.
+    With a reason in `off` the card is greyed, says it, and cannot be chosen."""
 
     id: str
     title: str = ""
@@ -64,6 +65,7 @@ class Card:
     level: Level = "good"
     hint: str = ""
     chosen: bool = False
+    off: str = ""
 
     def html(self) -> str:
         name = escape(self.title or self.hint or "picture")
@@ -75,10 +77,12 @@ class Card:
         if self.badge:
             badge = f'<span class="badge {self.level}">{escape(self.badge)}</span>'
         if self.title or self.note:
-            note = f"<small>{escape(self.note)}</small>" if self.note else ""
+            said = self.off or self.note
+            note = f"<small>{escape(said)}</small>" if said else ""
             text = f'<span class="words"><b>{escape(self.title)}</b>{note}</span>'
+        states = f'aria-pressed="{str(self.chosen).lower()}" aria-disabled="{str(bool(self.off)).lower()}"'
         return (
-            f'<button type="button" class="card" data-id="{escape(self.id)}" aria-pressed="{str(self.chosen).lower()}"'
+            f'<button type="button" class="card" data-id="{escape(self.id)}" {states}'
             f' title="{escape(self.hint)}" aria-label="{name}">{picture}{badge}{text}</button>'
         )
 
@@ -86,7 +90,7 @@ class Card:
 # One listener on the part, not one on each card: the cards are replaced whenever the value changes.
 CHOOSE = """
 element.addEventListener('click', event => {
-    const card = event.target.closest('.card');
+    const card = event.target.closest('.card:not([aria-disabled="true"])');
     if (card) trigger('select', {id: card.dataset.id});
 });
 """

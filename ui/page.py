@@ -17,6 +17,13 @@ from ui.cards import sentence
 
 log = logging.getLogger("tripod")
 
+PROGRESS = gr.Progress()
+"""For handlers that tell how far they are: Gradio fills it in where it is a default."""
+
+AS_UPLOADED: dict[str, Any] = {"preprocess": False}
+"""For events that take a `gr.Image`: they get {"path": ...}. Gradio itself would open the file, and answer what it
+cannot open with nothing but "Error"; the engine opens it within bounds and says what is wrong."""
+
 # Only obscures what the browser keeps; a fixed one lets it be read again after a restart.
 BROWSER_SECRET = "three-legs"
 
@@ -71,14 +78,15 @@ class Page:
         inputs: Mapping[str, gr.components.Component] | None = None,
         outputs: Sequence[Any] = (),
         notice: gr.HTML,
+        **options: Any,
     ) -> gr.events.Dependency:
         """Run `handler` after `event` succeeded; `notice` keeps what that event said."""
+        options = {"api_visibility": "private", "show_progress": "hidden"} | options
         return event.success(
             in_plain_words(handler, notice, clear=False),
             inputs_kwargs=dict(inputs or {}),
             outputs=[*outputs, notice],
-            api_visibility="private",
-            show_progress="hidden",
+            **options,
         )
 
     def go(self, tab: str) -> dict[Any, Any]:

@@ -42,7 +42,7 @@ def theme() -> Base:
         background_fill_secondary_dark="#1b1815",
         body_text_color="*neutral_800",
         body_text_color_dark="#efe8df",
-        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued="#6a6055",
         body_text_color_subdued_dark="#a89c8c",
         border_color_primary="#e8e1d7",
         border_color_primary_dark="#38322b",
@@ -61,7 +61,8 @@ def theme() -> Base:
         block_title_text_color="*neutral_700",
         block_title_text_color_dark="#cfc5b8",
         block_info_text_size="12px",
-        block_info_text_color="*neutral_500",
+        block_info_text_color="#6a6055",
+        block_info_text_color_dark="#a89c8c",
         block_radius="14px",
         form_gap_width="0px",
         layout_gap="14px",
@@ -146,6 +147,6 @@ def launch_options() -> dict[str, Any]:
         "enable_monitoring": False,
         "show_error": False,
         "allowed_paths": [],
-        "max_file_size": "200mb",
+        "max_file_size": "2gb",  # the engine bounds what is in a file, and says so beside it
         "strict_cors": True,
     }

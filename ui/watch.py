@@ -22,12 +22,15 @@ class Watch:
     """This browser's latest job of one kind: its progress, and buttons to stop it and to go on with it.
 
     Create it where the progress should stand. A handler that starts a job returns `start(job)` among its updates and
-    has `outputs` among its outputs; `follow` says what the tab shows besides.
+    has `outputs` among its outputs; `follow` says what the tab shows besides. What is `resumable` can go on after it
+    ended early, or be discarded. Without `preview` the tab shows the unfinished picture itself.
     """
 
-    def __init__(self, page: Page, kind: str, *, resumable: bool = False, every_s: float = 0.7) -> None:
+    def __init__(
+        self, page: Page, kind: str, *, resumable: bool = False, preview: bool = True, every_s: float = 0.7
+    ) -> None:
         self.studio, self.app, self.on = page.studio, page.app, page.on
-        self.resumable = resumable
+        self.resumable, self.preview = resumable, preview
         self.token = page.remembered(f"{kind}-job", "")
         self.seen = gr.State("")
         with gr.Column(visible=False, elem_classes=["watch"], elem_id=f"{kind}-watch") as self.box:
@@ -35,8 +38,9 @@ class Watch:
             with gr.Row(elem_classes=["actions"]):
                 self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id=f"{kind}-stop")
                 self.resume = gr.Button("Resume", variant="primary", size="sm", visible=False, elem_id=f"{kind}-resume")
+                self.discard = gr.Button("Discard", size="sm", visible=False, elem_id=f"{kind}-discard")
         self.timer = page.timer(every_s)
-        self.outputs = [self.token, self.seen, self.box, self.panel, self.stop, self.resume, self.timer]
+        self.outputs = [self.token, self.seen, self.box, self.panel, self.stop, self.resume, self.discard, self.timer]
 
     def start(self, job: Job) -> dict[Any, Any]:
         return {self.token: job.token, self.seen: "", **self._show(job)}
@@ -54,7 +58,7 @@ class Watch:
                 news = f"{token} {job.state} {len(job.events())}"
                 return gr.skip() if news == seen else {self.seen: news, **self._show(job), **show(job, **values)}
             except NotFound:  # its folder is gone, and so is anything to follow
-                return {self.token: "", self.timer: gr.Timer(active=False), self.box: gr.Column(visible=False)}
+                return self._let_go()
             except Exception as error:
                 return {self.timer: gr.Timer(active=False), self.panel: sentence(explain(error), "bad")}
 
@@ -70,33 +74,50 @@ class Watch:
         wire: dict[str, Any] = {"inputs": {"token": self.token}, "outputs": self.outputs, "notice": self.panel}
         self.on(self.stop.click, self._stop, **wire)
         self.on(self.resume.click, self._resume, **wire)
+        self.discarded = self.on(
+            self.discard.click,
+            self._discard,
+            js="token => confirm('Discard this for good, with everything it has made so far?') ? token : ''",
+            **wire,
+        )
 
     def _stop(self, *, token: str) -> dict[Any, Any]:
         job = self.studio.job(token)
         job.cancel()
-        return {self.panel: panel(job), self.stop: gr.Button("Stopping …", interactive=False)}
+        return {self.panel: panel(job, self.preview), self.stop: gr.Button("Stopping …", interactive=False)}
 
     def _resume(self, *, token: str) -> dict[Any, Any]:
         return self.start(self.studio.resume(token))
+
+    def _discard(self, *, token: str) -> dict[Any, Any]:
+        if not token:  # the person thought better of it
+            return {}
+        self.studio.discard(token)
+        return self._let_go()
+
+    def _let_go(self) -> dict[Any, Any]:
+        return {self.token: "", self.timer: gr.Timer(active=False), self.box: gr.Column(visible=False)}
 
     def _show(self, job: Job) -> dict[Any, Any]:
         can_go_on = self.resumable and job.state in ("interrupted", "cancelled", "failed")
         return {
             self.box: gr.Column(visible=job.state != "done"),
-            self.panel: panel(job),
+            self.panel: panel(job, self.preview),
             self.stop: gr.Button("Stop", visible=not job.finished, interactive=True),
             self.resume: gr.Button(visible=can_go_on),
+            self.discard: gr.Button(visible=can_go_on),
             self.timer: gr.Timer(active=not job.finished),
         }
 
 
-def panel(job: Job) -> str:
+def panel(job: Job, preview: bool = True) -> str:
     """Where the job stands, as HTML: a bar while it goes, one sentence when it ended early, nothing when it is done."""
     progress = job.progress()
     if job.state == "queued":
         return _bar("Waiting for its turn", "", None)
     if job.state == "running":
-        return _running(progress)
+        picture = preview_html(progress.preview) if preview and progress.preview else ""
+        return _running(progress) + picture
     if job.state == "cancelled":
         reached = f" at step {progress.step} of {progress.total}" if progress.total else ""
         return sentence(f"Stopped{reached}. What was finished before is kept.", "warn")
@@ -109,8 +130,7 @@ def _running(progress: Progress) -> str:
     if steps in progress.message:
         steps = ""
     left = f"{in_words(progress.eta_s)} left" if progress.eta_s is not None else ""
-    picture = _preview(progress.preview) if progress.preview else ""
-    return _bar(progress.message or "Working", " · ".join(filter(None, (steps, left))), share) + picture
+    return _bar(progress.message or "Working", " · ".join(filter(None, (steps, left))), share)
 
 
 def _bar(message: str, note: str, share: float | None) -> str:
@@ -124,7 +144,7 @@ def _bar(message: str, note: str, share: float | None) -> str:
     )
 
 
-def _preview(file: Path) -> str:
+def preview_html(file: Path) -> str:
     """The picture itself inside the page: it is a few kB, and gone with the next step."""
     data = base64.b64encode(file.read_bytes()).decode()
     return f'<img class="preview" src="data:image/jpeg;base64,{data}" alt="preview">'

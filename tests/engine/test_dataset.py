@@ -99,6 +99,19 @@ class TestAddPhotos:
             add_photos(workspace, dataset.id, files)
         assert workspace.dataset(dataset.id) == dataset
 
+    def test_progress_counts_every_photo_also_those_in_zips(self, workspace: Workspace, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+            archive.write(noise(tmp_path / "a.png", 1), "a.png")
+            archive.writestr("letter.png", "Dear reader")
+        dataset = workspace.create_dataset("test")
+        seen: list[tuple[int, int]] = []
+        files = [tmp_path / "two.zip", noise(tmp_path / "b.png")]
+        dataset, _ = add_photos(workspace, dataset.id, files, lambda *where: seen.append(where))
+        assert seen == [(0, 3), (1, 3), (2, 3)]
+        seen.clear()
+        check(workspace, dataset, lambda *where: seen.append(where))
+        assert seen == [(0, 2), (1, 2)]
+
     def test_unknown_dataset(self, workspace: Workspace) -> None:
         with pytest.raises(NotFound):
             add_photos(workspace, "nosuch", [])

@@ -397,6 +397,19 @@ class TestProcess:
         with pytest.raises(TripodError, match="done"):
             runner.resume(job.token)
 
+    def test_discarded_it_is_gone_from_disk(self, runner: Runner, train: Callable[..., Job]) -> None:
+        job = train(steps=1000)
+        until(lambda: job.progress().step)
+        with pytest.raises(TripodError, match=r"This job is running\. Stop it first\."):
+            runner.discard(job.token)
+        job.cancel()
+        until(lambda: job.finished)
+        runner.discard(job.token)
+        assert not job.folder.exists()
+        assert runner.jobs() == []
+        with pytest.raises(NotFound):
+            runner.discard(job.token)
+
     def test_cancel_kills_what_does_not_listen(
         self, train: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
     ) -> None:

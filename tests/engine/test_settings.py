@@ -176,3 +176,18 @@ def test_a_huge_wrong_value_makes_no_huge_sentence() -> None:
     with pytest.raises(BadSettings) as caught:
         GenerateSettings.from_dict({"prompt": ["x"] * 10**5})
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ({"controls": [{"kind": "canny", "image": HASH, "start": 0.8, "end": 0.2}]}, "Layout: it starts at 0.8"),
+        ({"styles": [{"image": HASH, "weight": 9.0}]}, "Style reference: weight is 9"),
+        ({"loras": [{"lora": "bear", "start": 0.5, "end": 0.5}]}, "LoRA 'bear': it starts at 0.5"),
+        ({"loras": [{"lora": "bear"}, {"lora": "mug", "weight": None}]}, "LoRA 'mug': the setting 'weight' is empty"),
+    ],
+)
+def test_an_error_in_a_row_names_the_row(rows: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadSettings) as caught:
+        GenerateSettings.from_dict({"prompt": "a mug", **rows})
+    assert str(caught.value).startswith(sentence)

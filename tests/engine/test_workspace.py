@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import os
 import signal
@@ -55,6 +56,16 @@ class TestImages:
     )
     def test_modes(self, workspace: Workspace, mode: str, kept: str) -> None:
         assert workspace.image(workspace.keep_image(noise().convert(mode))).mode == kept
+
+    def test_a_pictures_thumbnail_goes_with_it(self, workspace: Workspace) -> None:
+        png = io.BytesIO()
+        noise(size_px=(400, 200)).save(png, "PNG")
+        picture = workspace.add_picture(png.getvalue(), {}).id
+        thumbnail = workspace.picture_thumbnail_path(picture, 100)
+        with Image.open(thumbnail) as image:
+            assert image.size == (100, 50)
+        workspace.delete_picture(picture)
+        assert not thumbnail.exists()
 
     def test_thumbnail_keeps_the_proportions(self, workspace: Workspace) -> None:
         path = workspace.thumbnail_path(workspace.keep_image(noise(size_px=(400, 200))), 100)

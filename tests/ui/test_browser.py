@@ -17,6 +17,7 @@ pytestmark = pytest.mark.browser
 SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
 DESKTOP, PHONE = (1280, 900), (390, 844)
 TABS = ("photos", "captions", "train", "layout", "generate")
+BAD_PHOTOS = ("notes.png", "letter.docx")
 PATIENCE_MS = 120_000  # for trainings and models; what a person sees at once is awaited with it too
 
 OpenPage = Callable[..., Page]
@@ -63,6 +64,25 @@ def fill(page: Page, label: str, value: str) -> None:
     page.get_by_label(label, exact=True).locator("visible=true").first.fill(value)
 
 
+def drag_the_square(page: Page) -> None:
+    """By its corner, half way to the middle: the square is kept when the editor is opened again."""
+    square, size = page.locator("#crop-view .square"), page.locator("#crop-size input[type=number]")
+    box = square.bounding_box()
+    assert box is not None
+    before = float(size.input_value())
+    page.mouse.move(box["x"] + box["width"] - 6, box["y"] + box["height"] - 6)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"], steps=4)
+    page.mouse.up()
+    expect(size).not_to_have_value(f"{before:g}")
+    dragged = size.input_value()
+    assert 0.7 * before < float(dragged) < 0.85 * before
+    page.click("#crop-editor button:has-text('Done')")
+    expect(square).to_have_count(0)
+    page.click("#photo-grid .card >> nth=2")
+    expect(size).to_have_value(dragged)
+
+
 def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page(DESKTOP)
 
@@ -71,7 +91,7 @@ def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
     expect(page.locator("#advice")).to_contain_text("16 photos")
     shoot(page, "1-photos")
     page.click("#photo-grid .card >> nth=2")
-    expect(page.locator("#crop-editor .crop")).to_be_visible()
+    drag_the_square(page)
 
     page.click("text=Caption 16 photos")
     first = page.locator("#captions textarea").first
@@ -134,10 +154,17 @@ def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
     expect(page.locator("#steps input")).to_have_value("3")
     for leg in ("control", "style"):
         expect(page.locator(f"#{leg}-picture img")).to_be_visible()
+    expect(page.locator("#lora-0 input")).to_have_value("Teddy bear")
     page.click("#go")
     expect(page.locator("#history .card")).to_have_count(2)
-    again, before = page.locator("#history img").evaluate_all("images => images.map(image => image.src)")
-    assert page.request.get(again).body() == page.request.get(before).body()
+    shown = page.locator("#viewer img").evaluate("image => image.src")
+    assert page.request.get(shown).body() == picture.read_bytes()
+    small = page.locator("#history img").first.evaluate("image => image.src")
+    assert small.endswith(".webp")
+
+    page.click("#remove-0")
+    expect(page.locator("#lora-0 input")).to_have_value("None")
+    expect(page.locator("#remove-0")).to_be_hidden()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -154,9 +181,17 @@ def test_what_goes_wrong_is_said_beside_it(open_page: OpenPage, tmp_path: Path) 
     page = open_page(DESKTOP, "dark")
     text = tmp_path / "notes.png"
     text.write_text("not a picture")
-    page.set_input_files("#photo-drop input[type=file]", text)
-    expect(page.locator("#photos-notice [role=alert]")).to_contain_text("notes.png")
+    (tmp_path / "letter.docx").write_text("Dear reader")
+    Image.new("RGB", (300, 300), "red").save(tmp_path / "good.png")
+    page.set_input_files("#photo-drop input[type=file]", [text, tmp_path / "good.png", tmp_path / "letter.docx"])
+    expect(page.locator("#photos-notice [role=alert]")).to_have_text(
+        [f"{name} is not a picture that can be read. Use JPEG, PNG, WebP, HEIC, AVIF or TIFF." for name in BAD_PHOTOS]
+    )
+    expect(page.locator("#photo-grid .card")).to_have_count(1)
     open_tab(page, "generate")
+    page.set_input_files("#style-picture input[type=file]", text)
+    expect(page.locator("#style-notice [role=alert]")).to_contain_text("notes.png is not a picture")
+    expect(page.locator("#style-picture img")).to_have_count(0)
     page.click("#go")
     expect(page.locator("#generate-notice [role=alert]")).to_have_text(
         "The prompt is empty. Say what the picture should show."
@@ -164,3 +199,25 @@ def test_what_goes_wrong_is_said_beside_it(open_page: OpenPage, tmp_path: Path) 
     page.set_input_files("#restore input[type=file]", text)
     expect(page.locator("#picture-notice [role=alert]")).to_contain_text("notes.png")
     shoot(page, "dark-generate")
+
+
+def test_what_the_base_cannot_follow_is_greyed_with_its_reason(
+    open_page: OpenPage, starter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    edges_only = tmp_path / "starter"
+    shutil.copytree(starter, edges_only, ignore=shutil.ignore_patterns("controlnet-openpose"))
+    monkeypatch.setenv("TRIPOD_STARTER", str(edges_only))
+    page = open_page(DESKTOP)
+    open_tab(page, "layout")
+    pose = page.locator("#control-kinds .card:has-text('Pose')")
+    expect(pose).to_have_attribute("aria-disabled", "true")
+    expect(pose).to_contain_text("Starter has no ControlNet for pose yet.")
+    page.click("#base input")
+    page.click("[role=option]:has-text('Stable Diffusion 1.5')")
+    expect(pose).to_have_attribute("aria-disabled", "false")
+    open_tab(page, "generate")
+    page.click("#control-kind input")
+    page.click("[role=option]:has-text('Pose')")
+    page.click("#base input")
+    page.click("[role=option]:has-text('Starter')")
+    expect(page.locator("#control-unfit")).to_contain_text("Starter has no ControlNet for pose yet.")

@@ -33,6 +33,13 @@ def test_names_cannot_add_elements() -> None:
     assert HOSTILE in Elements(card.html()).text
 
 
+def test_a_card_that_is_off_says_why_and_nothing_else() -> None:
+    html = Card(id="pose", title="Pose", note="How a person stands.", off="Starter has no ControlNet <yet>.").html()
+    assert 'aria-disabled="true"' in html
+    assert "no ControlNet &lt;yet&gt;." in html
+    assert "How a person stands" not in html
+
+
 def test_sentences_cannot_add_elements() -> None:
     assert Elements(sentence(HOSTILE, "bad")).tags == ["p"]
 

@@ -12,8 +12,9 @@ from engine.settings import CaptionSettings
 from engine.workspace import Dataset, Photo
 from ui import form
 from ui.cards import Plain, headline, label, sentence, url
+from ui.crop import window
 from ui.page import Page
-from ui.tabs.dataset import SIDE_PX, window
+from ui.tabs.dataset import SIDE_PX
 from ui.watch import Watch
 
 EVENTS = """

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from engine.errors import BadImage
 from engine.samples import SamplePicture
 from engine.studio import Job
-from ui.cards import Card, Choice, Plain, grid, headline, label, served
-from ui.page import Page, handed
+from ui.cards import Card, Choice, Plain, grid, headline, label, sentence, served
+from ui.page import AS_UPLOADED, Page, handed
 from ui.watch import Watch
 
 
@@ -27,19 +28,13 @@ class ControlTab:
         with gr.Row(elem_classes=["columns"]):
             with gr.Column(scale=5, elem_classes=["sheet"]):
                 headline("Decide where things go", "Give a picture whose layout you like; only its layout is used.")
-                self.upload = gr.Image(
-                    label="Picture",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload"],
-                    height=260,
-                    elem_id="layout-picture",
-                )
+                self.upload = gr.Image(label="Picture", sources=["upload"], height=260, elem_id="layout-picture")
+                self.notice = Plain(elem_id="layout-notice")
                 label("Or start from a sample")
                 compositions = sample_cards(self.studio.samples().compositions)
                 self.samples = Choice(grid(compositions, "squares small"), elem_id="compositions")
                 label("What to keep of it")
-                self.kind_cards = Choice(self._kind_cards(first), elem_id="control-kinds")
+                self.kind_cards = Choice(elem_id="control-kinds")
                 self.options = {
                     kind.name: {
                         option.name: gr.Slider(
@@ -57,7 +52,6 @@ class ControlTab:
                 }
             with gr.Column(scale=7):
                 self.watch = Watch(page, "extract", every_s=0.4)
-                self.notice = Plain(elem_id="layout-notice")
                 self.result = gr.Image(
                     label="Map", interactive=False, height=460, buttons=["fullscreen"], elem_id="map", format="png"
                 )
@@ -73,7 +67,8 @@ class ControlTab:
             self.upload.upload,
             self.take_upload,
             inputs={"file": self.upload, **asked},
-            outputs=[self.picture, *started],
+            outputs=[self.picture, self.upload, *started],
+            **AS_UPLOADED,
         )
         on(
             self.samples.select,
@@ -81,12 +76,10 @@ class ControlTab:
             inputs=asked,
             outputs=[self.picture, self.upload, *started],
         )
-        on(
-            self.kind_cards.select,
-            self.choose_kind,
-            inputs=asked,
-            outputs=[self.kind, self.kind_cards, *self.sliders.values(), *started],
-        )
+        kinds = {"inputs": {"base": page.base, **asked}}
+        kinds |= {"outputs": [self.kind, self.kind_cards, *self.sliders.values(), *started]}
+        on(self.kind_cards.select, self.choose_kind, **kinds)
+        on([page.app.load, page.base.change], self.suit_base, **kinds)
         on([s.release for s in self.sliders.values()], self.take, inputs=asked, outputs=started)
         on(self.upload.clear, self.clear, outputs=[self.picture, self.map, self.result, self.use])
         on(self.use.click, self.use_it, inputs={"found": self.map}, outputs=[page.new_map, page.tabs])
@@ -101,22 +94,42 @@ class ControlTab:
         options = {name: sliders[f"{kind}.{name}"] for name in self.options[kind]}
         return self.watch.start(self.studio.extract(picture, kind, options))
 
-    def take_upload(self, *, file: str, picture: str, **asked: Any) -> dict[Any, Any]:
-        picture = self.studio.keep_image(Path(file))
+    def take_upload(self, *, file: dict[str, Any], picture: str, **asked: Any) -> dict[Any, Any]:
+        try:
+            picture = self.studio.keep_image(Path(file["path"]))
+        except BadImage as error:
+            return {self.notice: sentence(str(error), "bad"), self.upload: self._shown(picture)}
         return {self.picture: picture, **self.take(picture=picture, **asked)}
+
+    def _shown(self, picture: str) -> str | None:
+        return served(self.studio.image_file(picture)) if picture else None
 
     def take_sample(self, event: gr.EventData, *, picture: str, **asked: Any) -> dict[Any, Any]:
         file = next(sample.file for sample in self.studio.samples().compositions if sample.name == event.id)
-        return {self.upload: served(file), **self.take_upload(file=str(file), picture=picture, **asked)}
+        return {self.upload: served(file), **self.take_upload(file={"path": file}, picture=picture, **asked)}
 
-    def choose_kind(self, event: gr.EventData, *, kind: str, **asked: Any) -> dict[Any, Any]:
-        kind = self.kinds[event.id].name
+    def choose_kind(self, event: gr.EventData, *, kind: str, base: str, **asked: Any) -> dict[Any, Any]:
+        return self._choose(self.kinds[event.id].name, base, **asked)
+
+    def suit_base(self, *, kind: str, base: str, **asked: Any) -> dict[Any, Any]:
+        """Grey what the base cannot follow; when that is the chosen kind, choose the first that it can."""
+        possible = [name for name in self.kinds if not self.studio.why_not_control(name, base)]
+        if kind in possible or not possible:
+            return {self.kind_cards: self._kind_cards(kind, base)}
+        return self._choose(possible[0], base, **asked)
+
+    def _choose(self, kind: str, base: str, **asked: Any) -> dict[Any, Any]:
         shown = {
             slider: gr.Slider(visible=name == kind)
             for name, sliders in self.options.items()
             for slider in sliders.values()
         }
-        return {self.kind: kind, self.kind_cards: self._kind_cards(kind), **shown, **self.take(kind=kind, **asked)}
+        return {
+            self.kind: kind,
+            self.kind_cards: self._kind_cards(kind, base),
+            **shown,
+            **self.take(kind=kind, **asked),
+        }
 
     def clear(self) -> dict[Any, Any]:
         return {self.picture: "", self.map: {}, self.result: None, self.use: gr.Button(interactive=False)}
@@ -136,9 +149,15 @@ class ControlTab:
             self.use: gr.Button(interactive=True),
         }
 
-    def _kind_cards(self, chosen: str) -> str:
+    def _kind_cards(self, chosen: str, base: str) -> str:
         cards = [
-            Card(id=kind.name, title=kind.title, note=kind.good_for, chosen=kind.name == chosen)
+            Card(
+                id=kind.name,
+                title=kind.title,
+                note=kind.good_for,
+                chosen=kind.name == chosen,
+                off=self.studio.why_not_control(kind.name, base),
+            )
             for kind in self.kinds.values()
         ]
         return grid(cards, "kinds")

@@ -9,19 +9,23 @@ from typing import Any
 
 import gradio as gr
 
-from engine.dataset import Advice
+from engine.dataset import Advice, OnPhoto
 from engine.errors import BadDataset, NotFound
-from engine.settings import CropBox
 from engine.workspace import Dataset, Photo
-from ui.cards import Card, Choice, Plain, Window, grid, headline, label, listing, sentence, url
-from ui.page import Page, into_view
+from ui.cards import Card, Choice, Plain, grid, headline, label, listing, sentence, url
+from ui.crop import SMALLEST, CropView, crop_box, crop_view, dragged, sliders, window
+from ui.page import PROGRESS, Page, into_view
 from ui.watch import in_words
 
-PHOTO_FILES = ["image", ".heic", ".heif", ".avif", ".zip", ".txt"]
 SIDE_PX = 512
 BADGE_LENGTH = 16
 ADVICE_THUMBNAILS = 5
-PROGRESS = gr.Progress()  # Gradio fills it in where it is a default
+
+# On a phone the photos are below the fold.
+SHOW_PHOTOS = """() => {
+    const photos = document.getElementById('photo-grid');
+    if (photos.getBoundingClientRect().top > innerHeight * 0.8) photos.scrollIntoView({behavior: 'smooth'});
+}"""
 
 photo_grid = partial(grid, look="squares", empty="Your photos appear here, as the squares they are trained as.")
 
@@ -41,36 +45,34 @@ class DatasetTab:
                 self.drop = gr.File(
                     label="Photos, or a zip of them",
                     file_count="multiple",
-                    file_types=PHOTO_FILES,
                     height=150,
                     elem_id="photo-drop",
                 )
+                self.working = Plain(elem_classes=["counting"])
                 self.notice = Plain(elem_id="photos-notice")
                 label("Or start from a sample")
                 self.samples = Choice(grid(self._sample_cards(), "tiles"), elem_id="sample-subjects")
-                label("Your photo sets")
-                with gr.Row(equal_height=True):
-                    self.chooser = gr.Dropdown([], label="In hand", scale=3, min_width=140, elem_id="photo-set")
-                    self.set_name = gr.Textbox(label="Name", scale=3, min_width=140, elem_id="photo-set-name")
-                with gr.Row():
-                    self.fresh = gr.Button("New set", size="sm")
-                    self.forget = gr.Button("Delete this set", size="sm", variant="stop")
+                with gr.Column(visible=False) as self.sets:
+                    label("Your photo sets")
+                    with gr.Row(equal_height=True):
+                        self.chooser = gr.Dropdown([], label="At work on", min_width=140, elem_id="photo-set")
+                        self.set_name = gr.Textbox(label="Its name", min_width=140, elem_id="photo-set-name")
+                    with gr.Row():
+                        self.fresh = gr.Button("New set", size="sm", min_width=120)
+                        self.forget = gr.Button("Delete this set", size="sm", variant="stop", min_width=120)
             with gr.Column(scale=7):
                 self.advice = Plain(elem_id="advice")
-                with gr.Column(visible=False, elem_classes=["sheet"], elem_id="crop-editor") as self.editor, gr.Row():
-                    self.crop_view = Plain(min_width=200, scale=1)
-                    with gr.Column(scale=1, min_width=240):
-                        self.about = Plain()
-                        self.size = gr.Slider(
-                            10, 100, step=1, buttons=[], label="Size of the square, %", elem_id="crop-size"
-                        )
-                        self.across = gr.Slider(
-                            0, 100, step=1, buttons=[], label="Left to right, %", elem_id="crop-across"
-                        )
-                        self.down = gr.Slider(0, 100, step=1, buttons=[], label="Top to bottom, %", elem_id="crop-down")
-                        with gr.Row():
-                            self.remove = gr.Button("Remove this photo", size="sm", variant="stop")
-                            self.close = gr.Button("Done", size="sm")
+                with gr.Column(visible=False, elem_classes=["sheet"], elem_id="crop-editor") as self.editor:
+                    self.about = Plain()
+                    self.crop_view = CropView(elem_id="crop-view")
+                    percent = partial(gr.Slider, maximum=100, step=0.1, buttons=[], min_width=200)
+                    with gr.Row():
+                        self.size = percent(100 * SMALLEST, label="Size, %", elem_id="crop-size")
+                        self.across = percent(0, label="Left to right, %", elem_id="crop-across")
+                        self.down = percent(0, label="Top to bottom, %", elem_id="crop-down")
+                    with gr.Row():
+                        self.remove = gr.Button("Remove this photo", size="sm", variant="stop", min_width=120)
+                        self.close = gr.Button("Done", size="sm", min_width=120)
                 self.grid = Choice(photo_grid([]), elem_id="photo-grid")
                 self.next = gr.Button(
                     "Caption the photos",
@@ -79,7 +81,8 @@ class DatasetTab:
                     elem_id="to-captions",
                     elem_classes=["next"],
                 )
-        self.shown = [page.dataset, self.chooser, self.set_name, self.grid, self.editor, self.photo, self.next]
+        self.shown = [page.dataset, self.sets, self.chooser, self.set_name, self.forget, self.grid]
+        self.shown += [self.editor, self.photo, self.next]
         self._wire()
 
     def _sample_cards(self) -> list[Card]:
@@ -90,6 +93,7 @@ class DatasetTab:
 
     def _wire(self) -> None:
         page, here = self.page, {"dataset_id": self.page.dataset}
+        edited = {"photo_id": self.photo, "found": self.found, **here}
         on, then = partial(page.on, notice=self.notice), partial(page.then, notice=self.notice)
         added = on(
             self.drop.upload,
@@ -97,18 +101,21 @@ class DatasetTab:
             inputs={"files": self.drop, **here},
             outputs=self.shown,
             show_progress="full",
-            show_progress_on=self.drop,
+            show_progress_on=self.working,
         )
+        added.then(js=SHOW_PHOTOS)
         added.then(lambda: None, outputs=self.drop, api_visibility="private", show_progress="hidden")
+        sampled = on(
+            self.samples.select,
+            self.add_sample,
+            outputs=self.shown,
+            show_progress="full",
+            show_progress_on=self.working,
+        )
+        sampled.then(js=SHOW_PHOTOS)
         for event in (
             added,
-            on(
-                self.samples.select,
-                self.add_sample,
-                outputs=self.shown,
-                show_progress="full",
-                show_progress_on=self.grid,
-            ),
+            sampled,
             on(self.chooser.input, self.choose, inputs={"chosen": self.chooser}, outputs=self.shown),
             on(page.app.load, self.reload, inputs=here, outputs=self.shown),
             on(
@@ -119,7 +126,14 @@ class DatasetTab:
             ),
             on(self.close.click, self.reload, inputs=here, outputs=self.shown),
         ):
-            then(event, self.check, inputs=here, outputs=[self.advice, self.found, self.grid])
+            then(
+                event,
+                self.check,
+                inputs=here,
+                outputs=[self.advice, self.found, self.grid],
+                show_progress="full",
+                show_progress_on=self.working,
+            )
         on(self.fresh.click, self.choose, outputs=[*self.shown, self.advice])
         on(
             self.forget.click,
@@ -143,17 +157,17 @@ class DatasetTab:
         on(
             [self.size.input, self.across.input, self.down.input],
             self.crop,
-            inputs={
-                "photo_id": self.photo,
-                "found": self.found,
-                "size": self.size,
-                "across": self.across,
-                "down": self.down,
-                **here,
-            },
+            inputs={"size": self.size, "across": self.across, "down": self.down, **edited},
             outputs=[self.crop_view, self.grid],
             queue=False,
             trigger_mode="always_last",
+        )
+        on(
+            self.crop_view.release,
+            self.crop_dragged,
+            inputs=edited,
+            outputs=[self.grid, self.size, self.across, self.down],
+            queue=False,
         )
         on(self.next.click, lambda: page.go("captions"), outputs=[page.tabs])
 
@@ -167,22 +181,16 @@ class DatasetTab:
         dataset_id: str,
     ) -> dict[Any, Any]:
         dataset_id = dataset_id or self.studio.new_dataset("My photos").id
-        captions = [Path(file) for file in files if file.endswith(".txt")]
-        photos = [Path(file) for file in files if not file.endswith(".txt")]
-        reasons: list[str] = []
-        began_s = time.monotonic()
-        for done, photo in enumerate(photos):
-            left_s = (time.monotonic() - began_s) / max(1, done) * (len(photos) - done)
-            progress((done, len(photos)), desc=f"Reading photos, {in_words(left_s)} left" if done else "Reading photos")
-            try:
-                reasons += [refusal.reason for refusal in self.studio.add_photos(dataset_id, [photo, *captions])[1]]
-            except BadDataset as error:  # too many: those before it stay
-                reasons.append(str(error))
-                break
+        photos = [Path(file) for file in files]
+        try:
+            _, refusals = self.studio.add_photos(dataset_id, photos, counted(progress, "Reading photos"))
+            reasons = [refusal.reason for refusal in refusals]
+        except BadDataset as error:  # too many: a set that was made for them is there still
+            reasons = [str(error)]
         return {self.notice: listing(("bad", reason) for reason in reasons), **self.show(dataset_id)}
 
-    def add_sample(self, event: gr.EventData) -> dict[Any, Any]:
-        return self.show(self.studio.add_sample(event.id).id)
+    def add_sample(self, event: gr.EventData, progress: gr.Progress = PROGRESS) -> dict[Any, Any]:
+        return self.show(self.studio.add_sample(event.id, counted(progress, "Reading photos")).id)
 
     def choose(self, *, chosen: str = "") -> dict[Any, Any]:
         return self.show(chosen)
@@ -202,25 +210,22 @@ class DatasetTab:
         self.studio.delete_dataset(dataset_id)
         return self.show("")
 
-    def check(self, *, dataset_id: str) -> dict[Any, Any]:
+    def check(self, progress: gr.Progress = PROGRESS, *, dataset_id: str) -> dict[Any, Any]:
         if not dataset_id:
             return {self.advice: "", self.found: []}
         dataset = self.studio.dataset(dataset_id)
-        found = self.studio.check(dataset_id)
+        found = self.studio.check(dataset_id, counted(progress, "Looking at photos"))
         return {self.advice: self._advice(dataset, found), self.found: found, self.grid: self._cards(dataset, found)}
 
     def open_editor(self, event: gr.EventData, *, found: list[Advice], dataset_id: str) -> dict[Any, Any]:
         dataset = self.studio.dataset(dataset_id)
         photo = _photo(dataset, event.id)
-        size, across, down = sliders(photo)
         return {
             **self.show(dataset_id, photo.id, found),
             self.crop_view: self._crop_view(photo),
             self.about: f"<h3>{escape(photo.file)}</h3>"
             + listing((a.level, a.text) for a in found if photo.id in a.photos),
-            self.size: size,
-            self.across: across,
-            self.down: down,
+            **self._sliders(photo),
         }
 
     def crop(
@@ -232,6 +237,14 @@ class DatasetTab:
             self.crop_view: self._crop_view(_photo(dataset, photo_id)),
             self.grid: self._cards(dataset, found, photo_id),
         }
+
+    def crop_dragged(
+        self, event: gr.EventData, *, dataset_id: str, photo_id: str, found: list[Advice]
+    ) -> dict[Any, Any]:
+        """The photo itself is left alone: it shows the square already, and may be in the hand again."""
+        crop = dragged(_photo(self.studio.dataset(dataset_id), photo_id), event.left, event.top, event.side)
+        dataset = self.studio.set_crop(dataset_id, photo_id, crop)
+        return {self.grid: self._cards(dataset, found, photo_id), **self._sliders(_photo(dataset, photo_id))}
 
     def remove_photo(self, *, dataset_id: str, photo_id: str) -> dict[Any, Any]:
         self.studio.remove_photo(dataset_id, photo_id)
@@ -245,8 +258,10 @@ class DatasetTab:
         photos = dataset.photos if dataset else ()
         return {
             self.page.dataset: dataset_id,
+            self.sets: gr.Column(visible=bool(self.studio.datasets())),
             self.chooser: self._chooser(dataset_id),
             self.set_name: dataset.name if dataset else "",
+            self.forget: gr.Button(visible=dataset is not None),
             self.grid: self._cards(dataset, found or [], photo_id) if dataset else photo_grid([]),
             self.photo: photo_id,
             self.editor: gr.Column(visible=bool(photo_id)),
@@ -258,6 +273,13 @@ class DatasetTab:
     def _chooser(self, dataset_id: str) -> gr.Dropdown:
         sets = [(f"{dataset.name} ({len(dataset.photos)})", dataset.id) for dataset in self.studio.datasets()]
         return gr.Dropdown(sets, value=dataset_id or None)
+
+    def _crop_view(self, photo: Photo) -> str:
+        return crop_view(photo, url(self.studio.thumbnail(photo.image, SIDE_PX)))
+
+    def _sliders(self, photo: Photo) -> dict[Any, Any]:
+        places = (self.size, self.across, self.down)
+        return {place: round(percent, 1) for place, percent in zip(places, sliders(photo), strict=True)}
 
     def _cards(self, dataset: Dataset, found: list[Advice], photo_id: str = "") -> str:
         about: dict[str, list[Advice]] = defaultdict(list)
@@ -291,17 +313,17 @@ class DatasetTab:
             lines.append(f'<div class="advice {advice.level}">{sentence(advice.text, advice.level)}{shown}{more}</div>')
         return "".join(lines)
 
-    def _crop_view(self, photo: Photo) -> str:
-        """The whole photo with everything but the square dimmed."""
-        crop = photo.crop or centre_square(photo)
-        left, top = crop.left_px / photo.width_px, crop.top_px / photo.height_px
-        width, height = crop.side_px / photo.width_px, crop.side_px / photo.height_px
-        style = "".join(
-            f"{name}:{100 * share:.2f}%;"
-            for name, share in (("left", left), ("top", top), ("width", width), ("height", height))
-        )
-        image = url(self.studio.thumbnail(photo.image, SIDE_PX))
-        return f'<div class="crop"><img src="{image}" alt="the whole photo"><i style="{style}"></i></div>'
+
+def counted(progress: gr.Progress, what: str) -> OnPhoto:
+    """Shows how many photos are done, of how many, and the time left at the pace so far."""
+    began_s = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        left_s = (time.monotonic() - began_s) / max(1, done) * (total - done)
+        left = f", {in_words(left_s)} left" if done else ""
+        progress((done, total), desc=f"{what}: {done + 1} of {total}{left}")
+
+    return report
 
 
 def badge(about: list[Advice]) -> str:
@@ -317,32 +339,3 @@ def _photo(dataset: Dataset, photo_id: str) -> Photo:
         if photo.id == photo_id:
             return photo
     raise NotFound(f"The photo {photo_id[:20]!r} is not in this set.", "Choose one from the grid.")
-
-
-def centre_square(photo: Photo) -> CropBox:
-    side_px = min(photo.width_px, photo.height_px)
-    return CropBox(left_px=(photo.width_px - side_px) // 2, top_px=(photo.height_px - side_px) // 2, side_px=side_px)
-
-
-def window(photo: Photo) -> Window:
-    """The crop of a photo, as the part that its card shows."""
-    crop = photo.crop or centre_square(photo)
-    return Window(left=crop.left_px / crop.side_px, top=crop.top_px / crop.side_px, width=photo.width_px / crop.side_px)
-
-
-def sliders(photo: Photo) -> tuple[float, float, float]:
-    """A crop as percentages: its side of the shorter side of the photo, and where it lies in the room that is left."""
-    crop = photo.crop or centre_square(photo)
-    room_x, room_y = photo.width_px - crop.side_px, photo.height_px - crop.side_px
-    size = 100 * crop.side_px / min(photo.width_px, photo.height_px)
-    return size, 100 * crop.left_px / max(1, room_x), 100 * crop.top_px / max(1, room_y)
-
-
-def crop_box(photo: Photo, size: float, across: float, down: float) -> CropBox:
-    """What `sliders` undoes, to the pixel."""
-    side_px = max(16, round(min(photo.width_px, photo.height_px) * size / 100))
-    return CropBox(
-        left_px=round((photo.width_px - side_px) * across / 100),
-        top_px=round((photo.height_px - side_px) * down / 100),
-        side_px=side_px,
-    )

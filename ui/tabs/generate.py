@@ -8,16 +8,19 @@ from typing import Any
 
 import gradio as gr
 
+from engine.errors import BadImage, BadSettings
 from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StyleUse
-from engine.studio import Job, Recipe
+from engine.studio import Job, LoraRecord, Recipe
 from ui import form
-from ui.cards import Card, Choice, Plain, grid, headline, label, sentence, served
-from ui.page import Page, into_view
+from ui.cards import Card, Choice, Level, Plain, grid, headline, label, listing, sentence, served, url
+from ui.page import AS_UPLOADED, PROGRESS, Page, into_view
 from ui.tabs.control import sample_cards
-from ui.watch import Watch
+from ui.watch import Watch, preview_html
 
-LORA_ROWS = 3
+LORA_ROWS = 8
 HISTORY_PAGE = 24
+NO_LORA = ("None", "")
+NO_PICTURE = '<div class="result"><p class="empty">The picture appears here.</p></div>'
 
 
 class GenerateTab:
@@ -56,10 +59,8 @@ class GenerateTab:
                     self.notice = Plain(elem_id="generate-notice")
                     self.go = gr.Button("Generate", variant="primary", elem_id="go")
             with gr.Column(scale=5, elem_classes=["results"]):
-                self.watch = Watch(page, "generate", every_s=0.4)
-                self.viewer = gr.Image(
-                    interactive=False, show_label=False, buttons=["fullscreen"], format="png", elem_id="viewer"
-                )
+                self.viewer = Plain(NO_PICTURE, elem_id="viewer")
+                self.watch = Watch(page, "generate", preview=False, every_s=0.4)
                 self.batch = Choice(elem_id="batch")
                 with gr.Column(visible=False) as self.actions:
                     self.details = Plain(elem_id="details")
@@ -74,7 +75,6 @@ class GenerateTab:
                 self.picture_notice = Plain(elem_id="picture-notice")
                 self.drop = gr.File(
                     label="Drop a Tripod picture to restore its settings",
-                    file_types=[".png"],
                     height=70,
                     elem_id="restore",
                 )
@@ -89,55 +89,73 @@ class GenerateTab:
         component = self.inputs[f"{rows}.{row}.{name}"] = form.build(cls, name, **kwargs)
         return component
 
-    def _when(self, rows: str, count: int, cls: Any) -> None:
-        """When each of the rows acts: shares of the steps, folded away."""
+    def _when(self, rows: str, cls: Any) -> None:
+        """When it acts: shares of the steps, folded away."""
         with gr.Accordion("When", open=False):
-            for row in range(count):
-                for name in ("start", "end"):
-                    number = {"label": f"{row + 1}: {form.FORMS[cls][name].label}"} if count > 1 else {}
-                    self._ask_row(rows, row, name, cls, info=None, **number)
+            for name in ("start", "end"):
+                self._ask_row(rows, 0, name, cls, info=None)
 
     def _what(self) -> None:
         label("What", "your LoRAs")
-        self.rows = []
+        self.rows, self.thumbnails, self.removes, self.tunings = [], [], [], []
         for row in range(LORA_ROWS):
-            with gr.Column(visible=row == 0) as box:
-                self._ask_row("loras", row, "lora", LoraUse, choices=[("None", "")], value="", elem_id=f"lora-{row}")
-                self._ask_row("loras", row, "weight", LoraUse, info=None)
+            with gr.Column(visible=row == 0, elem_classes=["lora"]) as box:
+                with gr.Row(elem_classes=["pick"]):
+                    self.thumbnails.append(Plain(min_width=0))
+                    self._ask_row(
+                        "loras",
+                        row,
+                        "lora",
+                        LoraUse,
+                        choices=[NO_LORA],
+                        value="",
+                        container=False,
+                        min_width=60,
+                        elem_id=f"lora-{row}",
+                    )
+                    self.removes.append(gr.Button("×", size="sm", min_width=0, visible=False, elem_id=f"remove-{row}"))
+                with gr.Column(visible=False) as tuning:
+                    self._ask_row("loras", row, "weight", LoraUse, info=None, elem_id=f"weight-{row}")
             self.rows.append(box)
+            self.tunings.append(tuning)
         self.hint = Plain(elem_id="trigger-hint")
-        self.add_lora = gr.UploadButton("Add a LoRA file", size="sm", file_types=[".safetensors"])
-        self._when("loras", LORA_ROWS, LoraUse)
+        self.add_lora = gr.UploadButton("Add a LoRA file", size="sm", elem_id="add-lora")
+        self.checking = Plain(elem_classes=["counting"])
+        self.lora_notice = Plain(elem_id="lora-notice")
+        with gr.Accordion("When", open=False):
+            for row in range(LORA_ROWS):
+                with gr.Column(visible=row == 0) as tuning:
+                    for name in ("start", "end"):
+                        label_of = f"{row + 1}: {form.FORMS[LoraUse][name].label}"
+                        self._ask_row("loras", row, name, LoraUse, info=None, label=label_of)
+                self.tunings.append(tuning)
 
     def _where(self) -> None:
         label("Where", "a layout to follow")
         kinds = [(kind.title, kind.name) for kind in self.studio.control_kinds()]
         self.control = self._image("controls", "control-picture")
-        self.compositions = Choice(grid(sample_cards(self.studio.samples().compositions), "dots"))
-        self._ask_row("controls", 0, "kind", ControlUse, choices=kinds, value=kinds[0][1])
+        self.control_notice = Plain(elem_id="control-notice")
+        self.compositions = Choice(
+            grid(sample_cards(self.studio.samples().compositions), "dots"), elem_id="sample-layouts"
+        )
+        self._ask_row("controls", 0, "kind", ControlUse, choices=kinds, value=kinds[0][1], elem_id="control-kind")
+        self.unfit = Plain(elem_id="control-unfit")
         self._ask_row("controls", 0, "strength", ControlUse, info=None)
         self._ask_row("controls", 0, "detected", ControlUse)
-        self._when("controls", 1, ControlUse)
+        self._when("controls", ControlUse)
 
     def _look(self) -> None:
         label("How it looks", "a picture to borrow from")
         self.style = self._image("styles", "style-picture")
+        self.style_notice = Plain(elem_id="style-notice")
         self.looks = Choice(grid(sample_cards(self.studio.samples().looks), "dots"), elem_id="sample-looks")
         self._ask_row("styles", 0, "target", StyleUse, info=None)
         self._ask_row("styles", 0, "weight", StyleUse, info=None)
-        self._when("styles", 1, StyleUse)
+        self._when("styles", StyleUse)
 
     def _image(self, rows: str, elem_id: str) -> gr.Image:
         self.inputs[f"{rows}.0.image"] = gr.State("")
-        return gr.Image(
-            type="filepath",
-            image_mode=None,
-            sources=["upload"],
-            show_label=False,
-            height=130,
-            buttons=[],
-            elem_id=elem_id,
-        )
+        return gr.Image(sources=["upload"], show_label=False, height=130, buttons=[], elem_id=elem_id)
 
     # Wiring
 
@@ -145,48 +163,69 @@ class GenerateTab:
         page, inputs, on = self.page, self.inputs, partial(self.page.on, notice=self.notice)
         on_picture = partial(self.page.on, notice=self.picture_notice)
         menus = [inputs[f"loras.{row}.lora"] for row in range(LORA_ROWS)]
-        stack = [*menus, *self.rows, self.hint]
+        stack = [*menus, *self.rows, *self.thumbnails, *self.removes, *self.tunings, self.hint]
         chosen = {f"lora_{row}": menu for row, menu in enumerate(menus)}
-        everything = [*inputs.values(), self.random, self.control, self.style, *self.rows, self.hint]
+        everything = [*inputs.values(), self.random, self.control, self.style, *stack]
         control_hash, style_hash = inputs["controls.0.image"], inputs["styles.0.image"]
         viewer = [self.viewer, self.actions, self.details, self.download, self.picture]
         listed = [self.history, self.more]
+        started = [*self.watch.outputs, *viewer, self.batch, inputs["seed"], self.last]
 
-        on([page.app.load, tab.select], self.list_loras, outputs=menus)
+        on([page.app.load, tab.select], self.list_loras, inputs=chosen, outputs=stack)
         on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack)
         on(page.app.load, self.reload, inputs={"last": self.last, "base": page.base}, outputs=everything)
-        on(
+        on_lora, on_control, on_style = (
+            partial(page.on, notice=notice) for notice in (self.lora_notice, self.control_notice, self.style_notice)
+        )
+        for row, remove in enumerate(self.removes):
+            weight = inputs[f"loras.{row}.weight"]
+            on_lora(remove.click, partial(self.remove_lora, row), inputs=chosen, outputs=[*stack, weight])
+        on_lora(
             page.new_lora.change,
             self.take_lora,
             inputs={"handed": page.new_lora, "prompt": inputs["prompt"], **chosen},
             outputs=[*stack, inputs["prompt"]],
         )
-        on(
+        on_lora(
             self.add_lora.upload,
             self.import_lora,
             inputs={"file": self.add_lora, "base": page.base, "prompt": inputs["prompt"], **chosen},
             outputs=[*stack, inputs["prompt"]],
+            show_progress="full",
+            show_progress_on=self.checking,
         )
         layout = [control_hash, self.control, inputs["controls.0.kind"], inputs["controls.0.detected"]]
         on(page.new_map.change, self.take_map, inputs={"handed": page.new_map}, outputs=layout)
-        on(self.control.upload, self.take_control, inputs={"file": self.control}, outputs=layout)
+        on_control(
+            self.control.upload,
+            self.take_control,
+            inputs={"file": self.control, "image": control_hash},
+            outputs=layout,
+            **AS_UPLOADED,
+        )
         on(self.compositions.select, self.take_composition, outputs=layout)
-        on(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash])
-        on(self.style.upload, self.take_style, inputs={"file": self.style}, outputs=[style_hash])
+        on_control(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash])
+        on_style(
+            self.style.upload,
+            self.take_style,
+            inputs={"file": self.style, "image": style_hash},
+            outputs=[style_hash, self.style],
+            **AS_UPLOADED,
+        )
         on(self.looks.select, self.take_look, outputs=[style_hash, self.style])
-        on(self.style.clear, lambda: {style_hash: ""}, outputs=[style_hash])
+        on_style(self.style.clear, lambda: {style_hash: ""}, outputs=[style_hash])
 
         on(
             [self.go.click, inputs["prompt"].submit],
             self.generate,
             inputs={"random": self.random, **inputs},
-            outputs=[*self.watch.outputs, inputs["seed"], self.last],
+            outputs=started,
         ).then(js=into_view("generate-watch"))
         on_picture(
             self.vary.click,
             self.generate_varied,
             inputs={"picture": self.picture},
-            outputs=[*self.watch.outputs, inputs["seed"], self.last],
+            outputs=started,
         ).then(js=into_view("generate-watch"))
         self.watch.follow(self.follow, [*viewer, *listed, self.batch])
 
@@ -211,25 +250,53 @@ class GenerateTab:
             inputs={"base": page.base},
             outputs=[inputs[name] for name in ("width", "height", "steps", "guidance_scale")],
         )
+        kind = inputs["controls.0.kind"]
+        on(
+            [page.app.load, page.base.change, kind.change],
+            self.suit_base,
+            inputs={"base": page.base, "kind": kind},
+            outputs=[kind, self.unfit],
+        )
 
     # What, where, how it looks
 
-    def list_loras(self) -> dict[Any, Any]:
-        """The LoRAs to choose from; what is chosen stays, as another event may just be choosing it."""
-        return {self.inputs[f"loras.{row}.lora"]: gr.Dropdown(self._choices()) for row in range(LORA_ROWS)}
+    def list_loras(self, **loras: str) -> dict[Any, Any]:
+        """The LoRAs to choose from, without those that were deleted. What else is chosen stays, as another event may
+        just be choosing it."""
+        choices = self._choices()
+        known = {id_ for _, id_ in choices}
+        if not known.issuperset(loras.values()):
+            return self.fill_stack(**{row: id_ if id_ in known else "" for row, id_ in loras.items()})
+        return {self.inputs[f"loras.{row}.lora"]: gr.Dropdown(choices) for row in range(LORA_ROWS)}
 
     def _choices(self) -> list[tuple[str, str]]:
-        return [("None", ""), *((record.name, record.id) for record in self.studio.loras())]
+        return [NO_LORA, *((record.name, record.id) for record in self.studio.loras())]
 
     def show_stack(self, **loras: str) -> dict[Any, Any]:
-        """One empty row below the filled ones, and the words that call up what is chosen."""
-        filled = max((row + 1 for row, lora in enumerate(loras.values()) if lora), default=0)
-        records = [self.studio.lora(lora) for lora in loras.values() if lora]
-        words = " and ".join(f"“{record.trigger} {record.class_name}".strip() + "”" for record in records)
-        return {
-            **{box: gr.Column(visible=row <= filled) for row, box in enumerate(self.rows)},
-            self.hint: sentence(f"Write {words} in the prompt to call it up.") if words else "",
-        }
+        """The filled rows and one free one, and the words that call up what is chosen."""
+        records = [self.studio.lora(lora) if lora else None for lora in loras.values()]
+        free = records.index(None) if None in records else None
+        called_up_by = dict.fromkeys(called(record) for record in records if record)
+        words = " and ".join(f"“{phrase}”" for phrase in called_up_by if phrase)
+        updates: dict[Any, Any] = {self.hint: sentence(f"Write {words} in the prompt to call it up.") if words else ""}
+        for row, record in enumerate(records):
+            updates |= {
+                self.rows[row]: gr.Column(visible=record is not None or row == free),
+                self.thumbnails[row]: self._thumbnail(record) if record else "",
+                self.removes[row]: gr.Button(visible=record is not None),
+                **{box: gr.Column(visible=record is not None) for box in self.tunings[row::LORA_ROWS]},
+            }
+        return updates
+
+    def _thumbnail(self, record: LoraRecord) -> str:
+        if not record.samples:
+            return '<span class="frame lora-mark" aria-hidden="true">LoRA</span>'
+        return f'<span class="frame"><img src="{url(self.studio.thumbnail(record.samples[-1], 96))}" alt=""></span>'
+
+    def remove_lora(self, row: int, **loras: str) -> dict[Any, Any]:
+        """Free the row; its weight is that of a new one again."""
+        loras[f"lora_{row}"] = ""
+        return {self.inputs[f"loras.{row}.weight"]: LoraUse.weight, **self.fill_stack(**loras)}
 
     def fill_stack(self, **loras: str) -> dict[Any, Any]:
         """Choose these LoRAs, one a row."""
@@ -240,24 +307,32 @@ class GenerateTab:
         }
 
     def take_lora(self, *, handed: dict[str, Any], prompt: str, **loras: str) -> dict[Any, Any]:
-        """Put the LoRA on the first free row, or on the last; an empty prompt starts with its trigger word."""
+        """Put the LoRA on the first free row; an empty prompt starts with its trigger word."""
         record = self.studio.lora(handed["lora"])
         if record.id not in loras.values():
-            free = next((name for name, id_ in loras.items() if not id_), list(loras)[-1])
+            free = next((name for name, id_ in loras.items() if not id_), None)
+            if free is None:
+                raise BadSettings(f"There are {LORA_ROWS} LoRAs already.", "Take one away first.")
             loras[free] = record.id
-        start = prompt or f"a photo of {record.trigger} {record.class_name}".strip()
+        start = prompt or f"a photo of {called(record)}".strip()
         return {self.inputs["prompt"]: start, **self.fill_stack(**loras)}
 
-    def import_lora(self, *, file: str, base: str, prompt: str, **loras: str) -> dict[Any, Any]:
+    def import_lora(
+        self, progress: gr.Progress = PROGRESS, *, file: str, base: str, prompt: str, **loras: str
+    ) -> dict[Any, Any]:
         path = Path(file)
+        progress(0, desc=f"Checking {path.name}")
         record = self.studio.import_lora(path, name=path.stem, base=base)
         return self.take_lora(handed={"lora": record.id}, prompt=prompt, **loras)
 
     def take_map(self, *, handed: dict[str, Any]) -> dict[Any, Any]:
         return self._layout(handed["image"], kind=handed["kind"], detected=True)
 
-    def take_control(self, *, file: str) -> dict[Any, Any]:
-        image = self.studio.keep_image(Path(file))
+    def take_control(self, *, file: dict[str, Any], image: str) -> dict[Any, Any]:
+        try:
+            image = self.studio.keep_image(Path(file["path"]))
+        except BadImage as error:
+            return {self.control_notice: sentence(str(error), "bad"), self.control: self._shown(image)}
         return {self.inputs["controls.0.image"]: image, self.inputs["controls.0.detected"]: False}
 
     def take_composition(self, event: gr.EventData) -> dict[Any, Any]:
@@ -271,8 +346,19 @@ class GenerateTab:
             **({self.inputs["controls.0.kind"]: kind} if kind else {}),
         }
 
-    def take_style(self, *, file: str) -> dict[Any, Any]:
-        return {self.inputs["styles.0.image"]: self.studio.keep_image(Path(file))}
+    def suit_base(self, *, base: str, kind: str) -> dict[Any, Any]:
+        """Say beside each kind, and below the menu, when the base cannot follow it."""
+        reasons = {k: self.studio.why_not_control(k.name, base) for k in self.studio.control_kinds()}
+        choices = [(f"{k.title} (not with this base)" if reason else k.title, k.name) for k, reason in reasons.items()]
+        now = next((reason for k, reason in reasons.items() if k.name == kind), "")
+        said = sentence(f"{now} Choose another kind, or another base at the top.", "warn") if now else ""
+        return {self.inputs["controls.0.kind"]: gr.Dropdown(choices), self.unfit: said}
+
+    def take_style(self, *, file: dict[str, Any], image: str) -> dict[Any, Any]:
+        try:
+            return {self.inputs["styles.0.image"]: self.studio.keep_image(Path(file["path"]))}
+        except BadImage as error:
+            return {self.style_notice: sentence(str(error), "bad"), self.style: self._shown(image)}
 
     def take_look(self, event: gr.EventData) -> dict[Any, Any]:
         image = self._keep_sample(self.studio.samples().looks, event.id)
@@ -306,13 +392,28 @@ class GenerateTab:
 
     def _start(self, settings: GenerateSettings) -> dict[Any, Any]:
         job = self.studio.generate(settings)
-        return {self.inputs["seed"]: settings.seed, self.last: settings.to_dict(), **self.watch.start(job)}
+        return {
+            self.inputs["seed"]: settings.seed,
+            self.last: settings.to_dict(),
+            self.batch: "",
+            **self._unfinished(job),
+            **self.watch.start(job),
+        }
+
+    def _unfinished(self, job: Job) -> dict[Any, Any]:
+        """What is known of the picture so far, at the place and in the shape of the finished one."""
+        preview = job.progress().preview
+        shape = "aspect-ratio:{width}/{height}".format(**job.request)
+        return {
+            self.viewer: f'<div class="result" style="{shape}">{preview_html(preview) if preview else ""}</div>',
+            self.actions: gr.Column(visible=False),
+        }
 
     def follow(self, job: Job) -> dict[Any, Any]:
         if not job.finished:
-            return {}
+            return self._unfinished(job)
         if job.state != "done":  # the pictures finished before it stopped are kept
-            return self.list_pictures(limit=HISTORY_PAGE)
+            return {self.viewer: NO_PICTURE, **self.list_pictures(limit=HISTORY_PAGE)}
         pictures = job.result()["pictures"]
         return {
             self.batch: grid([self._card(id_) for id_ in pictures], "strip") if len(pictures) > 1 else "",
@@ -324,12 +425,14 @@ class GenerateTab:
         return self._view(event.id)
 
     def _view(self, picture: str) -> dict[Any, Any]:
-        file = served(self.studio.picture_file(picture))
+        file, recipe = self.studio.picture_file(picture), self._recipe(picture)
+        s = recipe.settings
         return {
-            self.viewer: file,
-            self.download: file,
+            self.viewer: f'<a class="result" href="{url(file)}" target="_blank" title="Open the picture by itself">'
+            f'<img src="{url(file)}" width="{s.width}" height="{s.height}" alt="{escape(s.prompt)}"></a>',
+            self.download: served(file),
             self.actions: gr.Column(visible=True),
-            self.details: details(self._recipe(picture)),
+            self.details: details(recipe),
             self.picture: picture,
         }
 
@@ -340,7 +443,7 @@ class GenerateTab:
         if not picture:  # the person thought better of it
             return {}
         self.studio.delete_picture(picture)
-        cleared = {self.viewer: None, self.actions: gr.Column(visible=False), self.picture: "", self.batch: ""}
+        cleared = {self.viewer: NO_PICTURE, self.actions: gr.Column(visible=False), self.picture: "", self.batch: ""}
         return cleared | self.list_pictures(limit=limit)
 
     def list_pictures(self, *, limit: int) -> dict[Any, Any]:
@@ -356,7 +459,7 @@ class GenerateTab:
         return {self.limit: limit + HISTORY_PAGE, **self.list_pictures(limit=limit + HISTORY_PAGE)}
 
     def _card(self, picture: str) -> Card:
-        return Card(id=picture, image=self.studio.picture_file(picture), hint="Show this picture")
+        return Card(id=picture, image=self.studio.picture_thumbnail(picture), hint="Show this picture")
 
     # Settings back into the page
 
@@ -364,18 +467,20 @@ class GenerateTab:
         return self.fill(GenerateSettings.from_dict(last)) if last else self.defaults(base=base)
 
     def use_again(self, *, picture: str) -> dict[Any, Any]:
-        return self._restored(self._recipe(picture))
+        return self._restored(self.studio.picture_file(picture))
 
     def restore(self, *, file: str) -> dict[Any, Any]:
-        return self._restored(self.studio.restore(Path(file)))
+        return self._restored(Path(file))
 
-    def _restored(self, recipe: Recipe) -> dict[Any, Any]:
+    def _restored(self, png: Path) -> dict[Any, Any]:
+        recipe, missing = self.studio.restore(png)
         settings = recipe.settings.replace(seed=recipe.seed, count=1)
-        if form.parse(GenerateSettings, form.spread(settings, self.inputs)) == settings:
-            said = sentence("Every setting of that picture is back. Press Generate to make it again.")
-        else:
-            said = sentence("That picture has more legs than fit on the page: the first of each kind are back.", "warn")
-        return {self.picture_notice: said, self.random: False, **self.fill(settings)}
+        if form.parse(GenerateSettings, form.spread(settings, self.inputs)) != settings:
+            missing.append("It has more layouts or looks than fit on the page: the first of each are back.")
+        said: list[tuple[Level, str]] = [("warn", problem) for problem in missing]
+        back = "Everything else is back." if missing else "Every setting of that picture is back."
+        said.append(("good", f"{back} Press Generate to make it again."))
+        return {self.picture_notice: listing(said), self.random: False, **self.fill(settings)}
 
     def fill(self, settings: GenerateSettings) -> dict[Any, Any]:
         """Every control set to `settings`, pictures included."""
@@ -387,6 +492,11 @@ class GenerateTab:
             self.control: self._shown(values["controls.0.image"]),
             self.style: self._shown(values["styles.0.image"]),
         }
+
+
+def called(record: LoraRecord) -> str:
+    """The words that call up what a LoRA was taught."""
+    return f"{record.trigger} {record.class_name}".strip()
 
 
 def details(recipe: Recipe) -> str:

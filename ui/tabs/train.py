@@ -70,6 +70,9 @@ class TrainTab:
                 )
                 label("How it sees your subject, step by step")
                 self.strip = Plain(NO_SAMPLES, elem_id="samples")
+                with gr.Column(visible=False) as self.open_box:
+                    label("Not finished", "choose one to see it, go on with it or discard it")
+                    self.open_jobs = Choice(elem_id="open-trainings")
                 label("Your LoRAs")
                 self.loras = Choice(lora_tiles([]), elem_id="loras")
                 with gr.Row(visible=False, elem_classes=["actions"]) as self.actions:
@@ -86,7 +89,7 @@ class TrainTab:
         on(
             [page.app.load, tab.select],
             self.choose,
-            inputs={"dataset_id": page.dataset},
+            inputs={"dataset_id": page.dataset, "shown": inputs["dataset"]},
             outputs=subject,
         )
         on(
@@ -114,7 +117,7 @@ class TrainTab:
             inputs={name: inputs[name] for name in ("base", *COSTLY)},
             outputs=[self.estimate],
         )
-        followed = [self.plot, self.strip, *list_of_loras]
+        followed = [self.plot, self.strip, self.open_box, self.open_jobs, *list_of_loras]
         on(
             self.start_button.click,
             self.start,
@@ -122,6 +125,16 @@ class TrainTab:
             outputs=[*self.watch.outputs, self.plot, self.strip],
         ).then(js=into_view("train-watch"))
         self.watch.follow(self.follow, followed)
+        token, listed = {"token": self.watch.token}, [self.open_box, self.open_jobs]
+        on([page.app.load, tab.select], self.list_open, inputs=token, outputs=listed)
+        page.then(
+            self.watch.discarded,
+            self.after_discard,
+            inputs=token,
+            outputs=[*listed, self.plot, self.strip],
+            notice=self.notice,
+        )
+        on(self.open_jobs.select, self.attend, outputs=[*self.watch.outputs, *followed])
         on(self.loras.select, self.pick, outputs=list_of_loras)
         on(self.use.click, self.use_it, inputs={"lora": self.lora}, outputs=[page.new_lora, page.tabs])
         on(
@@ -134,8 +147,8 @@ class TrainTab:
 
     # Handlers
 
-    def choose(self, *, dataset_id: str) -> dict[Any, Any]:
-        """Take the photo set in hand, with its own trigger word and class."""
+    def choose(self, *, dataset_id: str, shown: str | None = None) -> dict[Any, Any]:
+        """Take the photo set in hand, with its own trigger word and class. A name given to the set `shown` stays."""
         sets = self.studio.datasets()
         choices = gr.Dropdown([(f"{d.name} ({len(d.photos)} photos)", d.id) for d in sets], value=dataset_id or None)
         dataset = next((d for d in sets if d.id == dataset_id), None)
@@ -144,9 +157,9 @@ class TrainTab:
         return {
             self.page.dataset: dataset_id,
             self.inputs["dataset"]: choices,
-            self.inputs["name"]: dataset.name,
             self.inputs["trigger"]: dataset.trigger,
             self.inputs["class_name"]: dataset.class_name,
+            **({self.inputs["name"]: dataset.name} if dataset_id != shown else {}),
         }
 
     def preset(self, *, goal: Goal, base: str, quality: str) -> dict[Any, Any]:
@@ -165,6 +178,20 @@ class TrainTab:
             raise BadSettings("There is no photo set to train on.", "Choose one, or add photos in the first tab.")
         job = self.studio.train(form.parse(TrainSettings, inputs))
         return {self.plot: gr.LinePlot(visible=False), self.strip: NO_SAMPLES, **self.watch.start(job)}
+
+    def list_open(self, *, token: str) -> dict[Any, Any]:
+        """The trainings that run or ended early, wherever they were started."""
+        jobs = [job for job in self.studio.jobs("train") if job.state != "done"]
+        cards = [open_card(job, chosen=job.token == token) for job in jobs]
+        return {self.open_box: gr.Column(visible=bool(cards)), self.open_jobs: grid(cards, "tiles")}
+
+    def after_discard(self, *, token: str) -> dict[Any, Any]:
+        cleared = {} if token else {self.plot: gr.LinePlot(visible=False), self.strip: NO_SAMPLES}
+        return {**self.list_open(token=token), **cleared}
+
+    def attend(self, event: gr.EventData) -> dict[Any, Any]:
+        job = self.studio.job(event.id)
+        return {**self.watch.start(job), **self.follow(job)}
 
     def show(self, *, lora: str) -> dict[Any, Any]:
         loras = self.studio.loras()
@@ -193,6 +220,7 @@ class TrainTab:
         updates = {
             self.plot: gr.LinePlot(losses, visible=True) if len(losses) else gr.LinePlot(visible=False),
             self.strip: sample_strips(job),
+            **self.list_open(token=job.token),
         }
         return updates if job.state != "done" else updates | self.show(lora=job.result()["lora"])
 
@@ -206,6 +234,20 @@ class TrainTab:
             image=self.studio.thumbnail(record.samples[-1]) if record.samples else None,
             chosen=chosen,
         )
+
+
+def open_card(job: Job, *, chosen: bool) -> Card:
+    progress = job.progress()
+    states = {"queued": "Waiting", "running": "Running", "cancelled": "Stopped", "interrupted": "Interrupted"}
+    reached = f" at step {progress.step} of {progress.total}" if progress.total else ""
+    samples = [event.files[0] for event in job.events() if event.kind == "sample"]
+    return Card(
+        id=job.token,
+        title=job.request["settings"]["name"],
+        note=f"{states.get(job.state, 'Failed')}{reached}",
+        image=job.folder / samples[-1] if samples else None,
+        chosen=chosen,
+    )
 
 
 def sample_strips(job: Job) -> str:

@@ -1,0 +1,95 @@
+"""What the facade says before any model is loaded: what a base cannot do, and what of a recipe is not here."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.errors import BadRecipe, MissingModel, NotFound
+from engine.recipe import Recipe, png_bytes
+from engine.settings import ControlUse, GenerateSettings, LoraUse, StyleUse
+from engine.studio import Studio
+from engine.workspace import Workspace
+
+GONE = "0" * 64
+
+
+@pytest.fixture
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+    """Over an empty workspace, and a starter that follows edges and nothing else."""
+    (tmp_path / "starter" / "controlnet-canny").mkdir(parents=True)
+    monkeypatch.setenv("TRIPOD_STARTER", str(tmp_path / "starter"))
+    return Studio(Workspace(tmp_path / "workspace"))
+
+
+def add_lora(studio: Studio, file: Path, content: bytes, name: str) -> str:
+    file.write_bytes(content)
+    about = {"family": "sd15", "base": "starter", "trigger": "sks", "class_name": "", "rank": 2}
+    return studio.workspace.add_lora(file, name=name, **about).id
+
+
+def test_what_a_base_cannot_follow_has_a_reason(studio: Studio) -> None:
+    assert studio.why_not_control("canny", "starter") == ""
+    assert studio.why_not_control("openpose", "starter") == "Starter has no ControlNet for pose yet."
+    assert studio.why_not_control("openpose", "sd15") == ""
+
+
+def test_what_cannot_be_made_is_refused_before_a_job_is(studio: Studio) -> None:
+    image = studio.workspace.keep_image(Image.new("RGB", (64, 64)))
+    pose = GenerateSettings(prompt="a mug", controls=(ControlUse(kind="openpose", image=image),))
+    with pytest.raises(MissingModel, match="no ControlNet for pose yet"):
+        studio.generate(pose)
+    with pytest.raises(NotFound, match="no LoRA 'bear'"):
+        studio.generate(GenerateSettings(prompt="a mug", loras=(LoraUse(lora="bear"),)))
+    assert studio.jobs() == []
+
+
+class TestRestore:
+    def png(self, studio: Studio, file: Path, settings: GenerateSettings) -> Path:
+        hashes = {use.lora: studio.lora(use.lora).sha256 for use in settings.loras}
+        recipe = Recipe(settings=settings, seed=settings.seed, base_hash=GONE, lora_hashes=hashes)
+        file.write_bytes(png_bytes(Image.new("RGB", (8, 8)), recipe, {name: name for name in hashes}))
+        return file
+
+    def test_everything_comes_back(self, studio: Studio, tmp_path: Path) -> None:
+        loras = [add_lora(studio, tmp_path / "lora", name.encode(), name) for name in ("bear", "mug")]
+        image = studio.workspace.keep_image(Image.new("RGB", (64, 64)))
+        settings = GenerateSettings(
+            prompt="a mug",
+            seed=7,
+            loras=(LoraUse(lora=loras[0], weight=0.5), LoraUse(lora=loras[1], end=0.5)),
+            controls=(ControlUse(kind="canny", image=image),),
+            styles=(StyleUse(image=image),),
+        )
+        recipe, missing = studio.restore(self.png(studio, tmp_path / "a.png", settings))
+        assert (recipe.settings, recipe.seed, missing) == (settings, 7, [])
+
+    def test_what_is_gone_is_left_out_and_named(self, studio: Studio, tmp_path: Path) -> None:
+        lora = add_lora(studio, tmp_path / "lora", b"first", "bear")
+        image = studio.workspace.keep_image(Image.new("RGB", (64, 64)))
+        settings = GenerateSettings(
+            prompt="a mug",
+            loras=(LoraUse(lora=lora),),
+            controls=(ControlUse(kind="canny", image=image),),
+            styles=(StyleUse(image=GONE),),
+        )
+        png = self.png(studio, tmp_path / "a.png", settings)
+        studio.delete_lora(lora)
+        add_lora(studio, tmp_path / "lora", b"trained again", "bear")
+        recipe, missing = studio.restore(png)
+        assert recipe.settings == settings.replace(loras=(), styles=())
+        assert ["LoRA 'bear'" in missing[0], "1 of its 2 pictures" in missing[1]] == [True, True]
+
+    def test_a_lora_is_found_under_its_new_name(self, studio: Studio, tmp_path: Path) -> None:
+        lora = add_lora(studio, tmp_path / "lora", b"weights", "bear")
+        settings = GenerateSettings(prompt="a mug", loras=(LoraUse(lora=lora),))
+        png = self.png(studio, tmp_path / "a.png", settings)
+        studio.delete_lora(lora)
+        renamed = add_lora(studio, tmp_path / "lora", b"weights", "ted")
+        recipe, missing = studio.restore(png)
+        assert ([use.lora for use in recipe.settings.loras], missing) == ([renamed], [])
+
+    def test_an_unknown_base_is_named(self, studio: Studio, tmp_path: Path) -> None:
+        png = self.png(studio, tmp_path / "a.png", GenerateSettings(prompt="a mug", base="other"))
+        with pytest.raises(BadRecipe, match=r"a\.png was made with the base 'other'"):
+            studio.restore(png)
