@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.starter.catalogue import Model, grid_of, placed, read_obj
-from engine.starter.render import BODY, CATALOGUE_FILE, DARK, WOOD, catalogue
+from engine.starter.tracing import BODY, CATALOGUE_FILE, DARK, WOOD, catalogue
 from engine.starter.world import CATALOGUE
 
 # A tray of 4 x 2 x 2 with its upper face missing, and its floor in another material.
