@@ -6,17 +6,21 @@ the solid is kept on a coarser grid, with the part that is nearest. Knows nothin
 grids are traced.
 """
 
+# scipy.ndimage is typed as if it might return nothing
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
 import argparse
 import itertools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from engine.starter.render import BAND, BODY, CATALOGUE_FILE, CREAM, DARK, TRIM, WOOD
+from engine.starter.tracing import BAND, BODY, CATALOGUE_FILE, CREAM, DARK, TRIM, WOOD
 from engine.starter.world import CATALOGUE
 
 NODES = 64  # a side of a grid
@@ -127,7 +131,7 @@ def surface_voxels(triangles: np.ndarray, parts: np.ndarray, side: int) -> np.nd
 
 
 def grid_of(model: Model, triangles: np.ndarray, parts: np.ndarray, nodes: int = NODES) -> dict[str, np.ndarray]:
-    """The distance grid of placed triangles; its keys are those of the file, see `render.catalogue`."""
+    """The distance grid of placed triangles; its keys are those of the file, see `tracing.catalogue`."""
     margin = MARGIN + model.thickness
     low, high = triangles.min(axis=(0, 1)) - margin, triangles.max(axis=(0, 1)) + margin
     voxel = (high - low) / (nodes * FINE)
@@ -173,7 +177,8 @@ def convert(archive: Path, file: Path) -> None:
             text = catalogue.read(f"blendswap-cc-0/{model.file}/{model.file}.obj").decode()
             grids.append(grid_of(model, *placed(model, *read_obj(text))))
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, **{key: np.stack([grid[key] for grid in grids]) for key in grids[0]})
+    arrays: dict[str, Any] = {key: np.stack([grid[key] for grid in grids]) for key in grids[0]}
+    np.savez_compressed(file, **arrays)
 
 
 def main() -> None:

@@ -54,6 +54,22 @@ PINNED = {
         "pink plain bottle centre, snow, 704665881",
         "23d020d4e408e74ff4ad0e991c22b38aa3430e7d0805ee515d16552641600f09",
     ),
+    6001: (
+        "red plain sofa left, beach, 1860298145",
+        "fba89bdb5a31d113209f9e444d9b49b867c586c458301527419ef6101e7cc776",
+    ),
+    6003: (
+        "pink plain chicken centre, meadow, 2128463809",
+        "57f4dd6d0e4eec040b2ca9f1a68cd44ed2119e68651561c9311dadc1ecd97ee2",
+    ),
+    6005: (
+        "blue plain boot right, brick, 1300856171",
+        "a588b63efd8d88faad27e4cfd832683909ba36dc4ec043dd4669114261464e97",
+    ),
+    6007: (
+        "purple plain cupcake centre, brick, 514394394",
+        "bcb59821120373c7cb87d8167ebd57a7b07755e7db4e4c2db87030182d65c58c",
+    ),
 }
 
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from engine.starter.render import CAMERA_HEIGHT, CENTRE, COS_PITCH, FAR, FOCAL, PX, PZ, SCALE, SIN_PITCH, render, stage
+from engine.starter.render import render
+from engine.starter.staging import stage
+from engine.starter.tracing import CAMERA_HEIGHT, CENTRE, COS_PITCH, FAR, FOCAL, PX, PZ, SCALE, SIN_PITCH
 from engine.starter.world import OBJECTS, PERSON, POSES, SETTINGS, Scene, Thing, sample_scene
 
 SIZE = 128
