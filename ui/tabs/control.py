@@ -76,10 +76,9 @@ class ControlTab:
             inputs=asked,
             outputs=[self.picture, self.upload, *started],
         )
-        kinds = {"inputs": {"base": page.base, **asked}}
-        kinds |= {"outputs": [self.kind, self.kind_cards, *self.sliders.values(), *started]}
-        on(self.kind_cards.select, self.choose_kind, **kinds)
-        on([page.app.load, page.base.change], self.suit_base, **kinds)
+        with_base, kinds = {"base": page.base, **asked}, [self.kind, self.kind_cards, *self.sliders.values(), *started]
+        on(self.kind_cards.select, self.choose_kind, inputs=with_base, outputs=kinds)
+        on([page.app.load, page.base.change], self.suit_base, inputs=with_base, outputs=kinds)
         on([s.release for s in self.sliders.values()], self.take, inputs=asked, outputs=started)
         on(self.upload.clear, self.clear, outputs=[self.picture, self.map, self.result, self.use])
         on(self.use.click, self.use_it, inputs={"found": self.map}, outputs=[page.new_map, page.tabs])
