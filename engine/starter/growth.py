@@ -12,7 +12,7 @@ import re
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
-from torch import Tensor
+from torch import Tensor, nn
 
 TOP_WIDTH = 64
 _DOWN, _UP = "DownBlock2D", "UpBlock2D"
@@ -40,7 +40,46 @@ def grown(unet: UNet2DConditionModel) -> UNet2DConditionModel:
         else:
             _copy_common(ours[place], weight)
     larger.load_state_dict(ours)
-    return larger
+    return with_usual_time(larger)
+
+
+@torch.no_grad()
+def with_usual_time(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same U-Net with a time embedding four times as wide as its first level: ControlNets can have no other.
+
+    What every block adds for a timestep is a smooth curve; it is fitted by the fewer features of the narrower
+    embedding, which are chosen from those of the old one.
+    """
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    top = config["block_out_channels"][0]
+    if config["time_embedding_dim"] in (None, 4 * top):
+        return unet
+    usual = UNet2DConditionModel.from_config(config | {"time_embedding_dim": None})
+    ours, theirs = usual.state_dict(), unet.state_dict()
+    waves = get_timestep_embedding(torch.arange(1000), top, True, 0)
+    old = unet.time_embedding(waves)
+    chosen = torch.linspace(0, old.shape[1] - 1, 4 * top).long()
+    first, bias = (theirs[f"time_embedding.linear_1.{part}"][chosen] for part in ("weight", "bias"))
+    hidden = nn.functional.silu(waves @ first.T + bias)
+    second, second_bias = _fitted(hidden, old[:, chosen])
+    new = nn.functional.silu(hidden @ second.T + second_bias)
+    for name, weight in theirs.items():
+        if name.endswith("time_emb_proj.weight"):
+            added = nn.functional.silu(old) @ weight.T + theirs[name.removesuffix("weight") + "bias"]
+            ours[name], ours[name.removesuffix("weight") + "bias"] = _fitted(new, added)
+        elif "time_emb" not in name:
+            ours[name] = weight
+    ours |= {"time_embedding.linear_1.weight": first, "time_embedding.linear_1.bias": bias}
+    ours |= {"time_embedding.linear_2.weight": second, "time_embedding.linear_2.bias": second_bias}
+    usual.load_state_dict(ours)
+    return usual
+
+
+def _fitted(features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias with which `features` (n, in) give `wanted` (n, out), by slightly damped least squares."""
+    x = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
+    solved = torch.linalg.solve(x.T @ x + 1e-5 * torch.eye(x.shape[1]).double(), x.T @ wanted.double())
+    return solved[:-1].T.float(), solved[-1].float()
 
 
 def _older_embedding(old: int, new: int) -> Tensor:

@@ -67,10 +67,10 @@ def fill(page: Page, label: str, value: str) -> None:
 def drag_the_square(page: Page) -> None:
     """By its corner, half way to the middle: the square is kept when the editor is opened again."""
     square, size = page.locator("#crop-view .square"), page.locator("#crop-size input[type=number]")
+    square.locator("[data-corner=se]").hover()  # waits until the editor has stopped scrolling into view
     box = square.bounding_box()
     assert box is not None
     before = float(size.input_value())
-    page.mouse.move(box["x"] + box["width"] - 6, box["y"] + box["height"] - 6)
     page.mouse.down()
     page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"], steps=4)
     page.mouse.up()
