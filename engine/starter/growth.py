@@ -5,7 +5,7 @@ down. New are the top level and the layers that meet it. Knows nothing of traini
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
-# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 
 import re
 

@@ -66,9 +66,9 @@ def new_optimizers(modules: Mapping[str, nn.Module], schedule: Schedule) -> list
     named = [pair for module in modules.values() for pair in module.named_parameters() if pair[1].requires_grad]
     matrices = [p for name, p in named if schedule.muon and suits_muon(name, p)]
     rest = [p for name, p in named if not (schedule.muon and suits_muon(name, p))]
-    options: dict[str, float] = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
-    adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), fused=True, **options)
-    return [adamw, Muon(matrices, **options)] if matrices else [adamw]
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.99), fused=True)
+    return [adamw, Muon(matrices, lr=rate, weight_decay=decay)] if matrices else [adamw]
 
 
 def train(

@@ -24,7 +24,7 @@ def test_a_convolution_is_a_matrix_and_its_step_has_the_size_of_adams() -> None:
     layer = nn.Conv2d(64, 64, 3, bias=False)
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(2))
-    Muon([layer.weight], lr=0.01, weight_decay=0.0).step()
+    Muon(layer.parameters(), lr=0.01, weight_decay=0.0).step()
     step = (layer.weight - before) / 0.01
     # 0.2 sqrt(max(rows, columns)) times an orthogonal matrix, whose entries have an RMS of 1 / sqrt(max(...))
     assert 0.15 < step.square().mean().sqrt() < 0.25
