@@ -6,21 +6,25 @@ from diffusers.models.embeddings import get_timestep_embedding
 from engine.starter.growth import TOP_WIDTH, _older_embedding, grown, with_usual_time
 
 
-@pytest.fixture(scope="module")
-def small() -> UNet2DConditionModel:
+def unet(**config: object) -> UNet2DConditionModel:
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(96, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=8,
         attention_head_dim=4,
         norm_num_groups=8,
-    )
+        **config,  # type: ignore[arg-type]
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def small() -> UNet2DConditionModel:
+    return unet(block_out_channels=(96, 32))
 
 
 def test_grows_by_one_level_for_twice_the_side(small: UNet2DConditionModel) -> None:
@@ -54,23 +58,10 @@ def test_the_slow_waves_of_the_older_embedding_are_kept() -> None:
 
 
 def test_a_narrower_time_embedding_says_the_same() -> None:
-    torch.manual_seed(0)
-    wide = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(64, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=4,
-        norm_num_groups=8,
-        time_embedding_dim=384,
-    ).eval()
+    wide = unet(block_out_channels=(64, 32), time_embedding_dim=384)
     usual = with_usual_time(wide).eval()
     assert usual.time_embedding.linear_1.out_features == 256
     x, text, timesteps = torch.randn(8, 4, 8, 8), torch.randn(8, 3, 8), torch.arange(0, 1000, 125)
     with torch.no_grad():
-        expected, ours = (unet(x, timesteps, text).sample for unet in (wide, usual))
+        expected, ours = (model(x, timesteps, text).sample for model in (wide, usual))
     assert (ours - expected).square().mean().sqrt() < 0.01 * expected.std()
