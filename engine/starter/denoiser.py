@@ -2,8 +2,9 @@
 
 v-prediction (Salimans & Ho 2022) with zero terminal SNR and trailing timesteps (Lin et al. 2024). The loss is weighted
 as min(SNR + 1, 6) on x0: like min-SNR-5 (Hang et al. 2023) for the fine steps, but without its vanishing weight at
-high noise, where colour and layout are decided. Beside it, the x0 that a step implies must look right to the reader
-(`perception.py`). First on 16x16 latents, then on 32x32.
+high noise, where colour and layout are decided. Cells of things weigh more than the ground and sky around them, which
+are most of a picture and learned soonest. Beside it, the x0 that a step implies must look right to the reader
+(`perception.py`), and a head inside the U-Net names what lies where. First on 16x16 latents, then on 32x32.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
@@ -19,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.starter.latents import LatentCorpus
 from engine.starter.linear_code import LATENT_CHANNELS
-from engine.starter.perception import Cells, Reader, perception_loss
+from engine.starter.perception import FIRST_THING, Cells, InnerHead, Reader, naming_loss, perception_loss
 from engine.starter.text import WIDTH, embed, empty_ids
 from engine.starter.training import Look, Schedule, autocast, train
 
@@ -27,6 +28,8 @@ EMPTY_CAPTION_SHARE = 0.1
 PAIRS_SHARE = 0.25  # of the rows, from scenes with two things: which word is whose is learned from them
 BATCH = {16: 128, 32: 64}
 HIGH_NOISE_SKEW = 1.8
+THING_WEIGHT = 3.0  # of a cell that shows a thing, against 1 elsewhere
+INNER_WEIGHT = 0.1
 _WEIGHT_CAP = 6.0
 
 
@@ -84,6 +87,12 @@ def noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, T
     return x_t, v, weight
 
 
+def weight_of_cells(names: Tensor) -> Tensor:
+    """`names` (n, side, side) of `Cells` -> weights (n, 1, side, side) whose mean over the batch is 1."""
+    weight = torch.where(names >= FIRST_THING, THING_WEIGHT, 1.0)[:, None]
+    return weight / weight.mean()
+
+
 def implied_x0(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
     """x0 = sqrt(a) x_t - sqrt(1 - a) v; `alpha_bar` is (n,)."""
     a = alpha_bar[:, None, None, None]
@@ -111,6 +120,11 @@ def train_denoiser(
     alpha_bar = new_scheduler().alphas_cumprod
     empty = empty_ids(tokenizer)
     count = BATCH[size]
+    # Below the top level of 256 px, the top level at 128 px: 16x16 cells at either size.
+    inner_level = unet.up_blocks[1]
+    inner_head = InnerHead(inner_level.resnets[-1].out_channels)
+    inner: dict[str, Tensor] = {}
+    inner_level.register_forward_hook(lambda module, given, features: inner.update(features=features))
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows, latents, ids = data.batch(size, count, generator, pairs_share=PAIRS_SHARE)
@@ -118,6 +132,7 @@ def train_denoiser(
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
         x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
+        names, colours = cells.of(rows)
         with autocast():
             words = embed(text_encoder, ids)
             predicted = unet(x_t.to(memory_format=torch.channels_last), timesteps, words).sample
@@ -125,11 +140,14 @@ def train_denoiser(
             clear = timesteps.argsort()[: count // 2]
             a = alpha_bar[timesteps[clear]]
             implied = implied_x0(x_t[clear], predicted[clear].float(), a)
-            perceived = perception_loss(reader, implied, latents[clear], *cells.of(rows[clear]))
-        squared = (predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight
-        return squared.mean() + (a.sqrt() * perceived).sum() / count
+            perceived = perception_loss(reader, implied, latents[clear], names[clear], colours[clear])
+            seen = inner_head(inner["features"])
+        every = names.shape[-1] // seen[0].shape[-1]
+        known = naming_loss(*seen, names[:, ::every, ::every], colours[:, ::every, ::every])
+        squared = (weight_of_cells(names) * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
+        return squared.mean() + (a.sqrt() * perceived).sum() / count + INNER_WEIGHT * known.mean()
 
     unet.to(memory_format=torch.channels_last)
-    modules: Mapping[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
+    modules: Mapping[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder, "inner_head": inner_head}
     schedule = Schedule(minutes=minutes, learning_rate=learning_rate, warmup_steps=100, ema=0.998, muon=True)
     return train(f"denoiser-{size}", folder, modules, loss_of, schedule, look=look)

@@ -27,6 +27,7 @@ from engine.starter.world import COLOURS, OBJECTS, PERSON, SETTINGS
 
 # What a cell can be: wall or sky, ground, or a kind of thing.
 CELL_NAMES = ("backdrop", "ground", *OBJECTS, PERSON)
+FIRST_THING = 2  # names from here on are things
 COLOUR_NAMES = tuple(COLOURS)
 UNKNOWN = -100  # a colour where there is no thing, or the look shows none
 WIDTHS = (64, 128, 192)
@@ -53,7 +54,7 @@ class Cells:
         """Names and colours of the cells of `rows` of the latents, int64 (n, side, side)."""
         scenes, mirrored = rows // (2 * LOOKS_PER_SCENE), rows % 2 == 1
         names, colours = self.names[scenes].long(), self.colours[scenes].long()
-        colours[names < 2] = UNKNOWN
+        colours[names < FIRST_THING] = UNKNOWN
         colours[self.colourless[rows]] = UNKNOWN
         where = mirrored[:, None, None]
         return torch.where(where, names.flip(-1), names), torch.where(where, colours.flip(-1), colours)
@@ -140,6 +141,24 @@ class Reader(nn.Module):
         return Reading(names=names, colours=colours, setting=setting, look=look, features=(fine, middle, coarse))
 
 
+class InnerHead(nn.Module):
+    """Names the cells from features inside the denoiser: (n, width, side, side) -> logits of names and of colours.
+
+    Trained along and thrown away, it makes the denoiser decide early what lies where; as REPA (Yu et al. 2025), with the
+    renderer's truth for a teacher.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.cells = nn.Conv2d(width, len(CELL_NAMES) + len(COLOUR_NAMES), 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.cells(nn.functional.silu(self.norm(features)))
+        names, colours = logits.split((len(CELL_NAMES), len(COLOUR_NAMES)), dim=1)
+        return names, colours
+
+
 def feature_distance(one: Reading, other: Reading) -> Tensor:
     """Mean squared distance of the features, normalised over channels at every place (LPIPS), (n,)."""
     total = torch.zeros(len(one.names))
@@ -149,10 +168,10 @@ def feature_distance(one: Reading, other: Reading) -> Tensor:
     return total
 
 
-def naming_loss(reading: Reading, names: Tensor, colours: Tensor) -> Tensor:
+def naming_loss(name_logits: Tensor, colour_logits: Tensor, names: Tensor, colours: Tensor) -> Tensor:
     """Cross entropy of the cells' names and, where there is one to see, colours, (n,)."""
-    named = nn.functional.cross_entropy(reading.names.float(), names, reduction="none").mean(dim=(1, 2))
-    coloured = nn.functional.cross_entropy(reading.colours.float(), colours, ignore_index=UNKNOWN, reduction="none")
+    named = nn.functional.cross_entropy(name_logits.float(), names, reduction="none").mean(dim=(1, 2))
+    coloured = nn.functional.cross_entropy(colour_logits.float(), colours, ignore_index=UNKNOWN, reduction="none")
     shown = (colours != UNKNOWN).sum(dim=(1, 2)).clamp(min=1)
     return named + 0.2 * coloured.sum(dim=(1, 2)) / shown
 
@@ -165,7 +184,8 @@ def perception_loss(reader: nn.Module, x0: Tensor, latents: Tensor, names: Tenso
     seen = reader(x0.to(memory_format=torch.channels_last))
     with torch.no_grad():
         true = reader(latents.to(memory_format=torch.channels_last))
-    return FEATURES_WEIGHT * feature_distance(seen, true) + NAMING_WEIGHT * naming_loss(seen, names, colours)
+    named = naming_loss(seen.names, seen.colours, names, colours)
+    return FEATURES_WEIGHT * feature_distance(seen, true) + NAMING_WEIGHT * named
 
 
 def train_reader(data: LatentCorpus, cells: Cells, folder: Path, *, size: int, minutes: float) -> nn.Module:
@@ -182,7 +202,7 @@ def train_reader(data: LatentCorpus, cells: Cells, folder: Path, *, size: int, m
             reading = reader(noisy.to(memory_format=torch.channels_last))
         whole = nn.functional.cross_entropy(reading.setting.float(), cells.setting[rows])
         whole = whole + nn.functional.cross_entropy(reading.look.float(), cells.look[rows])
-        return naming_loss(reading, names, colours).mean() + 0.2 * whole
+        return naming_loss(reading.names, reading.colours, names, colours).mean() + 0.2 * whole
 
     schedule = Schedule(minutes=minutes, learning_rate=2e-3, warmup_steps=50, ema=0.99)
     return train(f"reader-{size}", folder, {"reader": reader}, loss_of, schedule)["reader"]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.starter.muon import Muon, suits_muon
+from engine.starter.norm import fast_group_norm
 
 CHECKPOINT_EVERY_S = 240
 
@@ -119,7 +120,7 @@ def train(
         factor = schedule.factor(step - first_step, elapsed_s / (schedule.minutes * 60))
         for group in groups:
             group["lr"] = schedule.learning_rate * factor
-        with sdpa_kernel(SDPBackend.MATH):  # twice as fast as flash attention on a CPU, for 16 to 64 tokens
+        with fast_group_norm(), sdpa_kernel(SDPBackend.MATH):  # twice as fast as flash attention on a CPU, for 16 to 64 tokens
             loss = loss_of(generator)
             loss.backward()
         nn.utils.clip_grad_norm_(parameters, schedule.max_norm)

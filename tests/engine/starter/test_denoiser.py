@@ -3,6 +3,7 @@
 import torch
 
 from engine.starter import denoiser
+from engine.starter.perception import FIRST_THING
 
 
 def test_noised_latents_and_velocity_are_the_schedulers() -> None:
@@ -36,3 +37,13 @@ def test_the_implied_x0_undoes_the_noise() -> None:
     latents, noise = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(2))
     x_t, v, _ = denoiser.noised(latents, noise, alpha_bar)
     torch.testing.assert_close(denoiser.implied_x0(x_t, v, alpha_bar), latents)
+
+
+def test_a_cell_of_a_thing_weighs_more_and_the_mean_stays_one() -> None:
+    names = torch.zeros(2, 4, 4, dtype=torch.int64)
+    names[0, :2, 0] = FIRST_THING
+    names[1, 0, 0] = FIRST_THING - 1
+    weight = denoiser.weight_of_cells(names)
+    assert weight.shape == (2, 1, 4, 4)
+    torch.testing.assert_close(weight.mean(), torch.tensor(1.0))
+    torch.testing.assert_close(weight[0, 0, 0, 0] / weight[1, 0, 0, 0], torch.tensor(denoiser.THING_WEIGHT))

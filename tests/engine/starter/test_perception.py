@@ -66,4 +66,4 @@ def test_distance_is_nothing_to_itself_and_naming_agrees_with_torch() -> None:
     names = torch.randint(len(CELL_NAMES), (2, 16, 16))
     colours = torch.full((2, 16, 16), UNKNOWN)
     expected = torch.nn.functional.cross_entropy(one.names[:1], names[:1])
-    assert torch.isclose(naming_loss(one, names, colours)[0], expected)
+    assert torch.isclose(naming_loss(one.names, one.colours, names, colours)[0], expected)
