@@ -7,6 +7,9 @@
     grow                from 128 to 256 px: one more level -> presets/starter/unet
     controlnet-canny    edges decide the layout            -> presets/starter/controlnet-canny
     controlnet-openpose a skeleton decides the pose        -> presets/starter/controlnet-openpose
+    controlnet-depth    what is near decides the layout    -> presets/starter/controlnet-depth
+    controlnet-normal   slopes decide the layout           -> presets/starter/controlnet-normal
+    detectors           depth, normals, what lies where    -> presets/detectors/{depth,normal,segmentation}
     image-encoder       what style a picture is in         -> presets/starter/ip_adapter/image_encoder
     ip-adapter          style from a reference             -> presets/starter/ip_adapter
     captioner           a small BLIP                       -> presets/starter/captioner
@@ -21,7 +24,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,12 +37,25 @@ from transformers import BlipForConditionalGeneration, BlipProcessor, CLIPTextMo
 from transformers import CLIPVisionModelWithProjection as ImageEncoder
 
 from engine.families.starter import PRESET
-from engine.starter import captioner, control, decoder, denoiser, growth, judge, linear_code, perception, style, text
+from engine.starter import (
+    captioner,
+    control,
+    decoder,
+    denoiser,
+    detectors,
+    growth,
+    judge,
+    linear_code,
+    perception,
+    style,
+    text,
+)
 from engine.starter.corpus import TRAINING_SCENES, Corpus, picture, render_corpus
 from engine.starter.latents import LatentCorpus, encode_corpus
 from engine.starter.linear_code import Code
 
 BUILD = Path("build") / "starter"
+DETECTORS = PRESET.parent / "detectors"
 T = TypeVar("T", bound=nn.Module)
 
 
@@ -154,15 +170,23 @@ _MODEL_INDEX = {
 }
 
 
+CONTROL_MAPS = {
+    "canny": control.canny_map,
+    "openpose": control.openpose_map,
+    "depth": control.depth_map,
+    "normal": control.normal_map,
+}
+
+
 def build_controlnet(bench: Workbench, minutes: float, kind: str) -> None:
     part = f"controlnet-{kind}"
     network = bench.load(ControlNetModel, part, lambda: control.new_controlnet(bench.unet))
-    canny = kind == "canny"
+    people_only = kind == "openpose"
     trained = control.train_controlnet(
         kind,
         network,
-        control.canny_map if canny else control.openpose_map,
-        torch.arange(len(bench.data)) if canny else control.rows_with_people(bench.corpus),
+        CONTROL_MAPS[kind],
+        control.rows_with_people(bench.corpus) if people_only else torch.arange(len(bench.data)),
         bench.unet,
         bench.text_encoder,
         bench.tokenizer,
@@ -212,6 +236,18 @@ def build_captioner(bench: Workbench, minutes: float) -> None:
     processor.save_pretrained(folder)
 
 
+def build_detectors(bench: Workbench, minutes: float) -> None:
+    trained = detectors.Detectors()
+    exported = {
+        kind: detectors.SegformerForSemanticSegmentation.from_pretrained(DETECTORS / kind, torch_dtype=torch.float32)
+        for kind in detectors.OUTPUTS
+        if (DETECTORS / kind / "config.json").exists()
+    }
+    trained.load(exported)
+    for kind, model in detectors.train_detectors(trained, bench.corpus, bench.build, minutes).exported().items():
+        model.half().save_pretrained(DETECTORS / kind, safe_serialization=True)
+
+
 def build_judge(bench: Workbench, minutes: float) -> None:
     trained = judge.train_judge(bench.corpus, bench.build, minutes)
     folder = bench.preset / "judge"
@@ -225,11 +261,11 @@ STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "reader": build_reader,
     "denoiser": build_denoiser,
     "grow": build_grown,
-    "controlnet-canny": lambda bench, minutes: build_controlnet(bench, minutes, "canny"),
-    "controlnet-openpose": lambda bench, minutes: build_controlnet(bench, minutes, "openpose"),
+    **{f"controlnet-{kind}": partial(build_controlnet, kind=kind) for kind in CONTROL_MAPS},
     "image-encoder": build_image_encoder,
     "ip-adapter": build_ip_adapter,
     "captioner": build_captioner,
+    "detectors": build_detectors,
     "judge": build_judge,
 }
 

@@ -1,4 +1,4 @@
-"""ControlNets of the starter: edges or a skeleton decide where things go; the base stays frozen.
+"""ControlNets of the starter: edges, a skeleton, depth or normals decide where things go; the base stays frozen.
 
 The map is taken from the scene's photo, whatever look the picture is in, because that is how people use it: a photo
 gives the layout, the prompt or a reference gives the look (Zhang et al. 2023).
@@ -60,6 +60,20 @@ def openpose_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.
         joints = joints[_EXCHANGED]
         joints[:, 0] = size_px - 1 - joints[:, 0]
     return np.asarray(draw([joints], (size_px, size_px)))
+
+
+def depth_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:
+    """The exact depth of scene `index`, near is white."""
+    depth = cv2.resize(corpus.depth[index], (size_px, size_px), interpolation=cv2.INTER_LINEAR)
+    return np.repeat((depth[:, ::-1] if flipped else depth)[:, :, None], 3, axis=2)
+
+
+def normal_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:
+    """The exact normals of scene `index` in NormalBae's colours: red left, green up, blue towards the camera."""
+    normals = cv2.resize(corpus.normals[index], (size_px, size_px), interpolation=cv2.INTER_LINEAR)
+    if flipped:  # what points to the right points to the left in the mirror
+        return normals[:, ::-1]
+    return np.concatenate([255 - normals[:, :, :1], normals[:, :, 1:]], axis=2)
 
 
 @cache

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -27,7 +28,7 @@ TRAINING_SCENES = 8000
 SHARD_SCENES = 250
 LOOKS_PER_SCENE = 3
 CAPTIONS_PER_PICTURE = 6
-CELLS = 64  # side of the kept segmentation
+TRUTH_PX = 128  # side of the kept segmentation, depth and normals
 _TRAIN, _HELD_OUT = 1, 2  # seed families
 
 
@@ -80,18 +81,31 @@ def held_out_picture(index: int, look: str) -> np.ndarray:
     return apply_look(render(scene(index, held_out=True), SIZE_PX).image, look, rng)
 
 
+def relative_depth(depth: np.ndarray) -> np.ndarray:
+    """Distances (h, w) as depth maps show them, uint8: the inverse, from 0 for the farthest to 255 for the nearest."""
+    inverse = 1 / depth
+    low, high = inverse.min(), inverse.max()
+    return np.round(255 * (inverse - low) / (high - low)).astype(np.uint8)
+
+
 def _render_shard(folder: Path, shard: int) -> int:
     images = np.empty((SHARD_SCENES * LOOKS_PER_SCENE, SIZE_PX, SIZE_PX, 3), np.uint8)
-    segments = np.empty((SHARD_SCENES, CELLS, CELLS), np.uint8)
-    step = SIZE_PX // CELLS
+    segments = np.empty((SHARD_SCENES, TRUTH_PX, TRUTH_PX), np.uint8)
+    depth = np.empty((SHARD_SCENES, TRUTH_PX, TRUTH_PX), np.uint8)
+    normals = np.empty((SHARD_SCENES, TRUTH_PX, TRUTH_PX, 3), np.uint8)
+    step = SIZE_PX // TRUTH_PX
+    kept = np.s_[step // 2 :: step, step // 2 :: step]
     for offset in range(SHARD_SCENES):
         index = shard * SHARD_SCENES + offset
         rendered = render(scene(index), SIZE_PX)
-        segments[offset] = rendered.segmentation[step // 2 :: step, step // 2 :: step]
+        segments[offset] = rendered.segmentation[kept]
+        depth[offset] = relative_depth(rendered.depth[kept])
+        normals[offset] = np.round((rendered.normals[kept] + 1) * 127.5)
         for place, look in enumerate(looks_of(index)):
             rng = np.random.default_rng((_TRAIN, index, place, 3))
             images[offset * LOOKS_PER_SCENE + place] = apply_look(rendered.image, look, rng)
-    np.save(folder / f"{shard:04d}.segments.npy", segments)
+    for name, truth in (("segments", segments), ("depth", depth), ("normals", normals)):
+        np.save(folder / f"{shard:04d}.{name}.npy", truth)
     partial = folder / f"{shard:04d}.part.npy"
     np.save(partial, images)
     os.replace(partial, folder / f"{shard:04d}.npy")
@@ -125,9 +139,23 @@ class Corpus:
             os.replace(file.with_suffix(".part.npy"), file)
         return np.load(file)
 
+    @cached_property
     def segments(self) -> np.ndarray:
-        """What lies where in each scene, uint8 (scenes, 64, 64): 0 = sky or wall, 1 = ground, 2 + i = `things[i]`."""
-        return np.concatenate([np.load(file) for file in sorted(self.folder.glob("????.segments.npy"))])
+        """What lies where in each scene, uint8 (scenes, 128, 128): 0 = sky or wall, 1 = ground, 2 + i = `things[i]`."""
+        return self._truth("segments")
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """`relative_depth` of each scene, uint8 (scenes, 128, 128)."""
+        return self._truth("depth")
+
+    @cached_property
+    def normals(self) -> np.ndarray:
+        """Normals of each scene, x right, y up, z towards the camera, as 127.5 (n + 1): uint8 (scenes, 128, 128, 3)."""
+        return self._truth("normals")
+
+    def _truth(self, name: str) -> np.ndarray:
+        return np.concatenate([np.load(file) for file in sorted(self.folder.glob(f"????.{name}.npy"))])
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)

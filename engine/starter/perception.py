@@ -62,7 +62,7 @@ class Cells:
 
 def cells_of(corpus: Corpus, side: int) -> Cells:
     """Label the corpus at `side` cells (16 or 32)."""
-    segments = corpus.segments()
+    segments = corpus.segments
     step = segments.shape[-1] // side
     segments = segments[:, step // 2 :: step, step // 2 :: step]
     scenes = [picture(LOOKS_PER_SCENE * index).scene for index in range(len(segments))]
@@ -144,8 +144,8 @@ class Reader(nn.Module):
 class InnerHead(nn.Module):
     """Names the cells from features inside the denoiser: (n, width, side, side) -> logits of names and of colours.
 
-    Trained along and thrown away, it makes the denoiser decide early what lies where; as REPA (Yu et al. 2025), with the
-    renderer's truth for a teacher.
+    Trained along and thrown away, it makes the denoiser decide early what lies where; as REPA (Yu et al. 2025), with
+    the renderer's truth for a teacher.
     """
 
     def __init__(self, width: int) -> None:

@@ -1,0 +1,226 @@
+"""Small detectors of depth, normals and what lies where, trained on renders whose truth is exact.
+
+One encoder (SegFormer's: Xie et al. 2021) with three heads is trained on all three at once and exported as three
+ordinary `SegformerForSemanticSegmentation` folders: their logits are the relative inverse depth (1), the normal in the
+camera's coordinates (3), and the classes of ADE20K (150). Renders are not photos, so pictures are cropped, re-coloured,
+blurred, and often cut out and put before something plain. Knows nothing of diffusion.
+"""
+
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
+from engine.starter.decoder import to_tensor
+from engine.starter.training import Schedule, autocast, train
+from engine.starter.world import Scene
+
+OUTPUTS = {"depth": 1, "normal": 3, "segmentation": 150}
+SIDE_PX = 256
+BATCH = 24
+PHOTO_SHARE = 0.6  # of the pictures; the rest are in other looks
+CUT_OUT_SHARE = 0.4
+LEAST_CROP = 0.6
+_FIRST_THING = 2  # segments from here on are things
+
+# ADE20K's classes, counted from 0, for what is in the world: the nearest of its 150 words.
+WALL, SKY, FLOOR, GRASS, SIDEWALK, PERSON, EARTH, TABLE, SAND = 0, 2, 3, 9, 11, 12, 13, 15, 46
+THINGS = {
+    "person": PERSON,
+    "car": 20,
+    "chair": 19,
+    "sofa": 23,
+    "lamp": 36,
+    "box": 41,
+    "bottle": 98,
+    "ball": 119,
+    "vase": 135,
+    "cactus": 17,  # plant
+    "hat": 92,  # apparel
+    "boot": 92,
+    "teapot": 125,  # pot
+    "bowl": 142,  # plate
+    "mug": 147,  # glass
+    "chicken": 126,  # animal
+    "cupcake": 120,  # food
+}
+# Behind and below, by setting.
+SURROUNDINGS = {
+    "studio": (WALL, FLOOR),
+    "table": (WALL, TABLE),
+    "beach": (SKY, SAND),
+    "meadow": (SKY, GRASS),
+    "night": (SKY, SIDEWALK),
+    "brick": (WALL, SIDEWALK),
+    "snow": (SKY, EARTH),
+}
+
+
+def classes_of(shown: Scene) -> np.ndarray:
+    """ADE20K's class of each value of a scene's segmentation, uint8."""
+    return np.array([*SURROUNDINGS[shown.setting], *(THINGS[thing.kind] for thing in shown.things)], np.uint8)
+
+
+def segformer(outputs: int) -> SegformerForSemanticSegmentation:
+    """A SegFormer of 1.7 M parameters."""
+    return SegformerForSemanticSegmentation(
+        SegformerConfig(
+            num_labels=outputs,
+            hidden_sizes=(32, 64, 128, 160),
+            depths=(1, 2, 2, 1),
+            num_attention_heads=(1, 2, 4, 5),
+            mlp_ratios=(4, 4, 4, 4),
+            decoder_hidden_size=96,
+            classifier_dropout_prob=0.0,
+            drop_path_rate=0.0,
+        )
+    )
+
+
+class Detectors(nn.Module):
+    """Three SegFormers with one encoder. Pictures (n, 3, h, w) in [-1, 1] -> logits by kind, (n, outputs, h/4, w/4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        models = {kind: segformer(outputs) for kind, outputs in OUTPUTS.items()}
+        self.encoder = models["depth"].segformer
+        self.heads = nn.ModuleDict({kind: model.decode_head for kind, model in models.items()})
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        features = self.encoder(pictures, output_hidden_states=True).hidden_states
+        return {kind: head(features) for kind, head in self.heads.items()}
+
+    def load(self, models: Mapping[str, SegformerForSemanticSegmentation]) -> None:
+        """Take over the weights of what `exported` returned."""
+        for kind, model in models.items():
+            self.encoder.load_state_dict(model.segformer.state_dict())
+            self.heads[kind].load_state_dict(model.decode_head.state_dict())
+
+    def exported(self) -> dict[str, SegformerForSemanticSegmentation]:
+        """One model for each kind, with a copy of the encoder."""
+        models = {kind: segformer(outputs) for kind, outputs in OUTPUTS.items()}
+        for kind, model in models.items():
+            model.segformer.load_state_dict(self.encoder.state_dict())
+            model.decode_head.load_state_dict(self.heads[kind].state_dict())
+        return models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """A batch. pictures: (n, 3, H, W) in [-1, 1]; depth: (n, h, w), any scale, near is high; normals: (n, 3, h, w),
+    unit; classes: int64 (n, h, w); things: bool (n, h, w), not wall, sky or ground."""
+
+    pictures: Tensor
+    depth: Tensor
+    normals: Tensor
+    classes: Tensor
+    things: Tensor
+
+
+def views_of(corpus: Corpus, rows: Tensor) -> Views:
+    """The pictures `rows` of the corpus with their truth, at the truth's size."""
+    indices = rows // LOOKS_PER_SCENE
+    segments = torch.from_numpy(corpus.segments[indices])
+    names = [torch.from_numpy(classes_of(scene(index))) for index in indices.tolist()]
+    return Views(
+        pictures=to_tensor(np.stack([corpus[row] for row in rows.tolist()])),
+        depth=torch.from_numpy(corpus.depth[indices]).float() / 255,
+        normals=torch.from_numpy(corpus.normals[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1,
+        classes=torch.stack([name[s.long()] for name, s in zip(names, segments, strict=True)]).long(),
+        things=segments >= _FIRST_THING,
+    )
+
+
+def cut_out(views: Views, where: Tensor, generator: torch.Generator) -> Views:
+    """In the pictures of `where` (n,), a plain wall far behind instead of all but the things."""
+    count, _, height, width = views.pictures.shape
+    replaced = where[:, None, None] & ~views.things
+    top, bottom = (torch.rand(2, count, 3, 1, 1, generator=generator) * 2 - 1).unbind()
+    wall = torch.lerp(top, bottom, torch.linspace(0, 0.5, height)[:, None]).expand(-1, -1, -1, width)
+    fine = nn.functional.interpolate(replaced[:, None].float(), (height, width), mode="bilinear")
+    facing = torch.tensor([0.0, 0.0, 1.0])[:, None, None]
+    return Views(
+        pictures=torch.lerp(views.pictures, wall, fine),
+        depth=torch.where(replaced, 0.0, views.depth),
+        normals=torch.where(replaced[:, None], facing, views.normals),
+        classes=torch.where(replaced, WALL, views.classes),
+        things=views.things,
+    )
+
+
+def cropped(views: Views, generator: torch.Generator) -> Views:
+    """Every other picture mirrored, each cut to a part of it and stretched to the full size again."""
+    count = len(views.pictures)
+    side = LEAST_CROP + (1 - LEAST_CROP) * torch.rand(count, generator=generator)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    middle = (1 - side)[:, None] * (2 * torch.rand(count, 2, generator=generator) - 1)
+    matrix = torch.zeros(count, 2, 3)
+    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = side * mirror, side, middle
+
+    def sample(x: Tensor, mode: str) -> Tensor:
+        grid = nn.functional.affine_grid(matrix, [count, 1, *x.shape[-2:]], align_corners=False)
+        return nn.functional.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=False)
+
+    flip = torch.stack([mirror, torch.ones(count), torch.ones(count)], dim=1)[:, :, None, None]
+    return Views(
+        pictures=sample(views.pictures, "bilinear"),
+        depth=sample(views.depth[:, None], "bilinear")[:, 0],
+        normals=nn.functional.normalize(sample(views.normals, "bilinear") * flip, dim=1),
+        classes=sample(views.classes[:, None].float(), "nearest")[:, 0].long(),
+        things=sample(views.things[:, None].float(), "nearest")[:, 0].bool(),
+    )
+
+
+def recoloured(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Gain and shift of each channel, noise, and in a third of the batches a blur."""
+    count = len(pictures)
+    gain = 1 + 0.15 * torch.randn(count, 3, 1, 1, generator=generator)
+    shift = 0.15 * torch.randn(count, 3, 1, 1, generator=generator)
+    noise = 0.06 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
+    pictures = pictures * gain + shift + noise
+    if torch.rand((), generator=generator) < 1 / 3:
+        pictures = nn.functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
+    return pictures.clamp(-1, 1)
+
+
+def standardised(depth: Tensor) -> Tensor:
+    """Depth (n, h, w) without its shift and scale, which a picture does not tell: mean 0, deviation 1."""
+    return (depth - depth.mean(dim=(1, 2), keepdim=True)) / (depth.std(dim=(1, 2), keepdim=True) + 1e-3)
+
+
+def detection_loss(logits: Mapping[str, Tensor], views: Views) -> Tensor:
+    """Absolute error of standardised depth (as MiDaS: Ranftl et al. 2020), 1 - cosine of normals, cross entropy."""
+    size = views.depth.shape[-2:]
+    full = {kind: nn.functional.interpolate(x.float(), size, mode="bilinear") for kind, x in logits.items()}
+    depth = (standardised(full["depth"][:, 0]) - standardised(views.depth)).abs().mean()
+    normal = (1 - nn.functional.cosine_similarity(full["normal"], views.normals, dim=1)).mean()
+    return depth + 2 * normal + 0.5 * nn.functional.cross_entropy(full["segmentation"], views.classes)
+
+
+def train_detectors(detectors: Detectors, corpus: Corpus, folder: Path, minutes: float) -> Detectors:
+    """Train for `minutes`; returns the averaged detectors."""
+    detectors.to(memory_format=torch.channels_last)
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(corpus), (BATCH,), generator=generator)
+        photo = torch.rand(BATCH, generator=generator) < PHOTO_SHARE
+        views = views_of(corpus, torch.where(photo, rows // LOOKS_PER_SCENE * LOOKS_PER_SCENE, rows))
+        views = cut_out(views, torch.rand(BATCH, generator=generator) < CUT_OUT_SHARE, generator)
+        views = cropped(views, generator)
+        pictures = recoloured(views.pictures, generator).to(memory_format=torch.channels_last)
+        with autocast():
+            logits = detectors(pictures)
+        return detection_loss(logits, views)
+
+    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=200, ema=0.995, muon=True)
+    trained = train("detectors", folder, {"detectors": detectors}, loss_of, schedule)["detectors"]
+    assert isinstance(trained, Detectors)
+    return trained
