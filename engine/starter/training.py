@@ -120,10 +120,8 @@ def train(
         factor = schedule.factor(step - first_step, elapsed_s / (schedule.minutes * 60))
         for group in groups:
             group["lr"] = schedule.learning_rate * factor
-        with (
-            fast_group_norm(),
-            sdpa_kernel(SDPBackend.MATH),
-        ):  # twice as fast as flash attention on a CPU, for 16 to 64 tokens
+        # Plain matrix products are twice as fast as flash attention on a CPU, for 16 to 64 tokens.
+        with fast_group_norm(), sdpa_kernel(SDPBackend.MATH):
             loss = loss_of(generator)
             loss.backward()
         nn.utils.clip_grad_norm_(parameters, schedule.max_norm)

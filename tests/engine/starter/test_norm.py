@@ -25,7 +25,7 @@ def test_output_and_gradients_are_torchs_own(channels: int, groups: int, side: i
     # The sums are kept in float32.
     for mine, theirs in zip(ours, reference, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-    assert (ours[0].grad_fn is not None) and type(ours[0].grad_fn).__name__ == "_GroupNormBackward"
+    assert type(ours[0].grad_fn).__name__ == "_GroupNormBackward"
 
 
 def test_in_bfloat16_it_is_as_close_to_the_exact_gradient_as_torch_is() -> None:
@@ -43,7 +43,6 @@ def test_in_bfloat16_it_is_as_close_to_the_exact_gradient_as_torch_is() -> None:
 
 def test_torch_is_as_it_was_afterwards() -> None:
     before = nn.GroupNorm.forward
-    with pytest.raises(RuntimeError, match="gone"), fast_group_norm():
-        assert nn.GroupNorm.forward is not before
-        raise RuntimeError("gone")
+    with pytest.raises(AssertionError), fast_group_norm():
+        assert nn.GroupNorm.forward is before
     assert nn.GroupNorm.forward is before
