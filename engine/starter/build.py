@@ -9,6 +9,7 @@
     controlnet-openpose a skeleton decides the pose        -> presets/starter/controlnet-openpose
     controlnet-depth    what is near decides the layout    -> presets/starter/controlnet-depth
     controlnet-normal   slopes decide the layout           -> presets/starter/controlnet-normal
+    controlnet-segmentation  classes decide the layout     -> presets/starter/controlnet-segmentation
     detectors           depth, normals, what lies where    -> presets/detectors/{depth,normal,segmentation}
     image-encoder       what style a picture is in         -> presets/starter/ip_adapter/image_encoder
     ip-adapter          style from a reference             -> presets/starter/ip_adapter
@@ -175,6 +176,7 @@ CONTROL_MAPS = {
     "openpose": control.openpose_map,
     "depth": control.depth_map,
     "normal": control.normal_map,
+    "segmentation": control.segmentation_map,
 }
 
 

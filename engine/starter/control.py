@@ -1,4 +1,4 @@
-"""ControlNets of the starter: edges, a skeleton, depth or normals decide where things go; the base stays frozen.
+"""ControlNets of the starter: edges, a skeleton, depth, normals or classes decide where things go; the base is frozen.
 
 The map is taken from the scene's photo, whatever look the picture is in, because that is how people use it: a photo
 gives the layout, the prompt or a reference gives the look (Zhang et al. 2023).
@@ -18,7 +18,9 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from engine.controls.ade20k import PALETTE
 from engine.controls.openpose import draw
+from engine.starter.ade20k import classes_of
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
 from engine.starter.denoiser import HIGH_NOISE_SKEW, implied_x0, new_scheduler, noised, spread_timesteps
 from engine.starter.latents import LatentCorpus
@@ -74,6 +76,13 @@ def normal_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.nd
     if flipped:  # what points to the right points to the left in the mirror
         return normals[:, ::-1]
     return np.concatenate([255 - normals[:, :, :1], normals[:, :, 1:]], axis=2)
+
+
+def segmentation_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:
+    """What lies where in scene `index`, in the colours of ADE20K."""
+    segments = cv2.resize(corpus.segments[index], (size_px, size_px), interpolation=cv2.INTER_NEAREST)
+    coloured = PALETTE[classes_of(scene(index))[segments]]
+    return coloured[:, ::-1] if flipped else coloured
 
 
 @cache

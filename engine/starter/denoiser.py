@@ -27,7 +27,7 @@ from engine.starter.training import Look, Schedule, autocast, train
 EMPTY_CAPTION_SHARE = 0.1
 PAIRS_SHARE = 0.25  # of the rows, from scenes with two things: which word is whose is learned from them
 BATCH = {16: 128, 32: 64}
-HIGH_NOISE_SKEW = 1.8
+HIGH_NOISE_SKEW = 1.5
 THING_WEIGHT = 3.0  # of a cell that shows a thing, against 1 elsewhere
 INNER_WEIGHT = 0.1
 _WEIGHT_CAP = 6.0

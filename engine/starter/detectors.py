@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from engine.starter.ade20k import WALL, classes_of
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
 from engine.starter.decoder import to_tensor
 from engine.starter.training import Schedule, autocast, train
-from engine.starter.world import Scene
 
 OUTPUTS = {"depth": 1, "normal": 3, "segmentation": 150}
 SIDE_PX = 256
@@ -30,43 +30,6 @@ PHOTO_SHARE = 0.6  # of the pictures; the rest are in other looks
 CUT_OUT_SHARE = 0.4
 LEAST_CROP = 0.6
 _FIRST_THING = 2  # segments from here on are things
-
-# ADE20K's classes, counted from 0, for what is in the world: the nearest of its 150 words.
-WALL, SKY, FLOOR, GRASS, SIDEWALK, PERSON, EARTH, TABLE, SAND = 0, 2, 3, 9, 11, 12, 13, 15, 46
-THINGS = {
-    "person": PERSON,
-    "car": 20,
-    "chair": 19,
-    "sofa": 23,
-    "lamp": 36,
-    "box": 41,
-    "bottle": 98,
-    "ball": 119,
-    "vase": 135,
-    "cactus": 17,  # plant
-    "hat": 92,  # apparel
-    "boot": 92,
-    "teapot": 125,  # pot
-    "bowl": 142,  # plate
-    "mug": 147,  # glass
-    "chicken": 126,  # animal
-    "cupcake": 120,  # food
-}
-# Behind and below, by setting.
-SURROUNDINGS = {
-    "studio": (WALL, FLOOR),
-    "table": (WALL, TABLE),
-    "beach": (SKY, SAND),
-    "meadow": (SKY, GRASS),
-    "night": (SKY, SIDEWALK),
-    "brick": (WALL, SIDEWALK),
-    "snow": (SKY, EARTH),
-}
-
-
-def classes_of(shown: Scene) -> np.ndarray:
-    """ADE20K's class of each value of a scene's segmentation, uint8."""
-    return np.array([*SURROUNDINGS[shown.setting], *(THINGS[thing.kind] for thing in shown.things)], np.uint8)
 
 
 def segformer(outputs: int) -> SegformerForSemanticSegmentation:

@@ -33,7 +33,7 @@ def test_cells_are_named_as_the_renderer_says(corpus: Corpus) -> None:
         shown = render(scene(index))
         row = 2 * LOOKS_PER_SCENE * index
         names, colours = (values[0].numpy() for values in cells.of(torch.tensor([row])))
-        centres = shown.segmentation[10::16, 10::16]  # the middle of the kept 64x64 picture's cell
+        centres = shown.segmentation[9::16, 9::16]  # the middle of the kept 128x128 picture's cell
         for place, thing in enumerate(scene(index).things):
             here = centres == 2 + place
             assert here.any()
