@@ -118,7 +118,14 @@ class Workbench:
         return kind.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)  # type: ignore[attr-defined]
 
     def save(self, module: nn.Module, part: str) -> None:
-        module.half().save_pretrained(self.preset / part, safe_serialization=True)  # type: ignore[operator]
+        _export(module, self.preset / part)
+
+
+def _export(module: nn.Module, folder: Path) -> None:
+    module.half().save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where it was loaded from is of this machine
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def build_decoder(bench: Workbench, minutes: float) -> None:
@@ -247,7 +254,7 @@ def build_detectors(bench: Workbench, minutes: float) -> None:
     }
     trained.load(exported)
     for kind, model in detectors.train_detectors(trained, bench.corpus, bench.build, minutes).exported().items():
-        model.half().save_pretrained(DETECTORS / kind, safe_serialization=True)
+        _export(model, DETECTORS / kind)
 
 
 def build_judge(bench: Workbench, minutes: float) -> None:
