@@ -23,6 +23,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="also open a public link, behind a password")
     parser.add_argument("--workspace", type=Path, default=default_workspace(), help="where everything is kept")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=os.environ.get("TRIPOD_MODELS"),
+        help="folder of base models of your own; default: models in the workspace",
+    )
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")
     return parser.parse_args(arguments)
 
@@ -48,6 +54,7 @@ def serve(arguments: list[str]) -> None:
     from ui.theme import launch_options
 
     asked = parse_arguments(arguments)
+    os.environ["TRIPOD_MODELS"] = str(asked.models or asked.workspace / "models")  # trainings inherit it
     app = build_app(Studio(Workspace(asked.workspace)))
     _, _, public_url = app.launch(
         prevent_thread_lock=True,

@@ -38,6 +38,10 @@ class BadRecipe(TripodError):
     """A picture that carries no recipe, or one that does not hold here."""
 
 
+class BadModel(TripodError):
+    """A model file that is damaged, pickled, or of no family here."""
+
+
 class MissingModel(TripodError):
     """A model that is neither embedded nor reachable."""
 

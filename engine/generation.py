@@ -18,9 +18,11 @@ from engine.adapters import Attached, Control, Lora, Style, attach
 from engine.adapters.ip_adapter import embed
 from engine.cache import ModelCache, ValueCache, device_name, device_title
 from engine.controls import KINDS, detect
+from engine.controls.geometry import turned_left
+from engine.controls.ready import fitted
 from engine.errors import BadSettings, MissingModel
-from engine.families import Base, Components
-from engine.families.base import dtype_for, weights_hash
+from engine.families import Base, Components, Embeds, guided
+from engine.families.base import dtype_for, full_precision, weights_hash
 from engine.jobs import Work
 from engine.lora.files import read_lora
 from engine.preview import Seen, coloured, denoised, latent_colours, watched
@@ -35,12 +37,10 @@ if TYPE_CHECKING:
 PREVIEWS = 4
 LIBRARIES = ("torch", "diffusers", "transformers")
 LCM_MAX_STEPS = 50
-LINE_GREY = 48  # what a line one pixel wide fades to in a picture five times smaller
 
 _VALUES = ValueCache()  # what follows from content alone, whichever workspace it lies in
 
 OnStep = Callable[[int, int], None]
-Prompt = tuple["Tensor", "Tensor | None"]
 
 
 def generate(settings: GenerateSettings, *, workspace: Workspace, cache: ModelCache, work: Work) -> dict[str, Any]:
@@ -57,12 +57,12 @@ def generate(settings: GenerateSettings, *, workspace: Workspace, cache: ModelCa
     work.started(f"Loading {base.title}")
     with _leased(settings, base, workspace, cache) as (parts, attachments):
         base_hash = weights_hash(base)
-        colours = _VALUES.get(("latent colours", base_hash), partial(latent_colours, parts.vae))
+        colours = _VALUES.get(("latent colours", base_hash), partial(_colours, parts.vae))
         pipeline = families.family(base.family).pipeline(parts, settings.scheduler)
         _note_long_prompts(pipeline.tokenizer, settings, work)
         work.started("Drawing")
         with attach(parts, **attachments) as attached, watched(parts.unet) as seen:
-            prompt = encode(pipeline, settings)
+            prompt = encode(pipeline, settings, base)
             reporter = _Reporter(work=work, settings=settings, scheduler=pipeline.scheduler, seen=seen, colours=colours)
             for i in range(settings.count):
                 one = settings.replace(seed=(settings.seed + i) % (MAX_SEED + 1), count=1)
@@ -87,14 +87,21 @@ def _versions() -> dict[str, str]:
     return {library: version(library) for library in LIBRARIES}
 
 
-def encode(pipeline: Any, settings: GenerateSettings) -> Prompt:
-    """The embeddings of prompt and negative prompt, (1, tokens, width) each; the second is None without guidance."""
+def _colours(vae: Any) -> "Tensor":
+    with full_precision(vae):
+        return latent_colours(vae)
+
+
+def encode(pipeline: Any, settings: GenerateSettings, base: Base) -> Embeds:
+    """The embeddings of the prompt and, with guidance, of the negative prompt, as arguments of the pipeline."""
     import torch
 
+    family = families.family(base.family)
     with torch.no_grad():
-        return pipeline.encode_prompt(
-            settings.prompt, pipeline.device, 1, settings.guidance_scale > 1, settings.negative_prompt
-        )
+        prompt = family.encode(pipeline, [settings.prompt])
+        if settings.guidance_scale > 1:
+            return guided(prompt, family.encode(pipeline, [settings.negative_prompt or None]))
+        return prompt
 
 
 def render(
@@ -102,7 +109,7 @@ def render(
     settings: GenerateSettings,
     base: Base,
     *,
-    prompt: Prompt | None = None,
+    prompt: Embeds | None = None,
     attached: Attached | None = None,
     on_step: OnStep | None = None,
 ) -> "Image":
@@ -114,9 +121,8 @@ def render(
     """
     import torch
 
-    embeds, negative_embeds = prompt or encode(pipeline, settings)
     attached = attached or Attached()
-    guided = settings.guidance_scale > 1
+    is_guided = settings.guidance_scale > 1
 
     def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         total = len(pipeline.scheduler.timesteps)
@@ -128,9 +134,8 @@ def render(
     pipeline.scheduler.set_timesteps(settings.steps)  # some schedulers take a step more than asked
     attached.before_step(0, len(pipeline.scheduler.timesteps))
     return pipeline(
-        prompt_embeds=embeds,
-        negative_prompt_embeds=negative_embeds,
-        ip_adapter_image_embeds=[e if guided else e[1:] for e in attached.style_embeddings] or None,
+        **(prompt or encode(pipeline, settings, base)),
+        ip_adapter_image_embeds=[e if is_guided else e[1:] for e in attached.style_embeddings] or None,
         width=settings.width,
         height=settings.height,
         num_inference_steps=settings.steps,
@@ -142,18 +147,23 @@ def render(
     ).images[0]
 
 
-def control_map(use: ControlUse, width: int, height: int, workspace: Workspace, values: ValueCache) -> "Image":
-    """The map of a control at the size of the picture, cut to its shape around the middle. Raises: NothingDetected."""
+def control_map(
+    use: ControlUse,
+    width: int,
+    height: int,
+    workspace: Workspace,
+    values: ValueCache,
+    models: ModelCache | None = None,
+) -> "Image":
+    """The map of a control at the size of the picture, cut to its shape around the middle. `models` keeps a detector's
+    network. Raises: NothingDetected, MissingModel."""
     from PIL import Image, ImageOps
 
     def make() -> Image.Image:
         image = workspace.image(use.image).convert("RGB")
-        if not use.detected:
-            return detect(use.kind, ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
-        if use.kind == "canny":  # a thin line that shrinks to grey is a line still
-            fitted = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
-            return fitted.point([255 * (value >= LINE_GREY) for value in range(256)] * 3)
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        if use.detected:
+            return fitted(use.kind, image, width, height)
+        return detect(use.kind, ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS), models=models)
 
     return values.get(("map", use.kind, use.image, use.detected, width, height), make)
 
@@ -198,7 +208,9 @@ def _leased(
 
         def control(use: ControlUse) -> Control:
             load = partial(family.load_controlnet, base, use.kind, dtype, device)
-            image = control_map(use, settings.width, settings.height, workspace, _VALUES)
+            image = control_map(use, settings.width, settings.height, workspace, _VALUES, cache)
+            if use.kind == "normal" and base.normals_point_left:
+                image = turned_left(image)
             controlnet = lease("controlnet", use.kind, load=load)
             return Control(controlnet=controlnet, image=image, strength=use.strength, start=use.start, end=use.end)
 

@@ -13,7 +13,9 @@ from typing import Any, Literal, Self
 
 from engine.errors import BadSettings
 
-ControlName = Literal["canny", "openpose", "depth", "segmentation", "normal"]
+ControlName = Literal[
+    "canny", "openpose", "depth", "normal", "segmentation", "softedge", "lines", "scribble", "lineart"
+]
 Goal = Literal["product", "face", "character", "style"]
 SchedulerName = Literal["default", "ddim", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "unipc", "lcm"]
 StyleTarget = Literal["all", "style", "layout"]

@@ -15,7 +15,8 @@ from engine import dataset as datasets
 from engine import families
 from engine.cache import ModelCache, device_title, memory
 from engine.captioning import CAPTIONERS, Captioner
-from engine.controls import KINDS, ControlKind
+from engine.controls import KINDS, ControlKind, recognise, require_kind
+from engine.controls.ready import remarks, serves
 from engine.dataset import Advice, OnPhoto, Refusal
 from engine.errors import BadRecipe
 from engine.families import BASES, Base
@@ -58,6 +59,10 @@ class Studio:
 
     def bases(self) -> list[Base]:
         return list(BASES.values())
+
+    def refused_models(self) -> list[str]:
+        """A sentence on each file in the folder of models that is no base."""
+        return [str(error) for error in families.refused_models()]
 
     @staticmethod
     @cache
@@ -160,6 +165,7 @@ class Studio:
     def train(self, settings: TrainSettings) -> Job:
         """Start a training in its own process; the device is given back to it first."""
         datasets.require_trainable(self.dataset(settings.dataset))
+        families.base(settings.base).require_trainable(text_encoder=settings.text_encoder_learning_rate > 0)
         self.workspace.require_room()
         self.models.release_all()
         request = {"settings": settings.to_dict(), "workspace": str(self.workspace.root)}
@@ -195,7 +201,8 @@ class Studio:
         return self.workspace.lora(lora_id)
 
     def lora_file(self, lora_id: str) -> Path:
-        return self.workspace.lora_path(lora_id)
+        """To be downloaded: one that was trained here in kohya's format, which every program reads."""
+        return self.workspace.lora_download(lora_id)
 
     def delete_lora(self, lora_id: str) -> None:
         self.workspace.delete_lora(lora_id)
@@ -217,17 +224,33 @@ class Studio:
 
         return why_not_control(kind, families.base(base))
 
-    def extract(self, image_hash: str, kind: str, options: dict[str, float] | None = None) -> Job:
-        """Take a control map; the job's result is {"map": content hash}."""
+    def extract(
+        self, image_hash: str, kind: str, options: dict[str, float] | None = None, detector: str | None = None
+    ) -> Job:
+        """Take a control map, by the kind's usual detector if none is named; the job's result is {"map": hash}."""
 
         def work(work: Work) -> dict[str, Any]:
             from engine.controls import detect
 
             work.started(f"Taking the {KINDS[kind].title.lower()} map")
-            control_map = detect(kind, self.workspace.image(image_hash), options)
+            image = self.workspace.image(image_hash)
+            control_map = detect(kind, image, options, detector=detector, models=self.models)
             return {"map": self.workspace.keep_image(control_map)}
 
-        return self.runner.submit("extract", {"image": image_hash, "kind": kind, "options": options or {}}, work)
+        request = {"image": image_hash, "kind": kind, "options": options or {}, "detector": detector}
+        return self.runner.submit("extract", request, work)
+
+    def map_kind(self, image_hash: str, kind: str) -> str:
+        """The kind of ready-made map that a kept picture is: `kind` itself where it can be; empty for a photo."""
+        seen = recognise(self.workspace.image(image_hash))
+        return "" if seen is None else kind if serves(seen.kind, kind) else seen.kind
+
+    def map_remarks(self, image_hash: str, kind: str, width: int, height: int) -> list[str]:
+        """What will be done to a ready-made map so that it serves, one sentence each. Raises: BadImage when it is of
+        another kind."""
+        image = self.workspace.image(image_hash)
+        require_kind(kind, image)
+        return remarks(kind, image, width, height)
 
     # Pictures
 
@@ -293,6 +316,9 @@ class Studio:
             self.workspace.lora(use.lora)
         for use in (*settings.controls, *settings.styles):
             self.workspace.image(use.image)
+        for use in settings.controls:
+            if use.detected:
+                require_kind(use.kind, self.workspace.image(use.image))
 
     # Images and jobs
 

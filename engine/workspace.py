@@ -261,8 +261,10 @@ class Workspace:
         samples: tuple[str, ...] = (),
         settings: dict[str, Any] | None = None,
         created: str | None = None,
+        for_others: Path | None = None,
     ) -> LoraRecord:
-        """Keep a copy of a LoRA file that was checked before; its id is a slug of its name."""
+        """Keep a copy of a LoRA file that was checked before; its id is a slug of its name. `for_others` is the same in
+        the format that other programs read, to be downloaded."""
         values = {
             "name": name,
             "family": family,
@@ -275,7 +277,8 @@ class Workspace:
             "samples": samples,
             "settings": settings or {},
         }
-        return LoraRecord(id=self._publish("loras", name, values, {"lora.safetensors": file}), **values)
+        files = {"lora.safetensors": file} | ({"for-others.safetensors": for_others} if for_others else {})
+        return LoraRecord(id=self._publish("loras", name, values, files), **values)
 
     def loras(self) -> list[LoraRecord]:
         """Newest first."""
@@ -288,6 +291,11 @@ class Workspace:
     def lora_path(self, lora_id: str) -> Path:
         """Raises: NotFound."""
         return self._folder("loras", lora_id) / "lora.safetensors"
+
+    def lora_download(self, lora_id: str) -> Path:
+        """The file for other programs. Raises: NotFound."""
+        for_others = self._folder("loras", lora_id) / "for-others.safetensors"
+        return for_others if for_others.exists() else self.lora_path(lora_id)
 
     def delete_lora(self, lora_id: str) -> None:
         """Raises: NotFound."""

@@ -22,6 +22,9 @@ STEPS = {
     "start-up": [PYTHON, "-m", "tests.benchmarks.startup", "--quick"],
     "generation overhead": [PYTHON, "-m", "tests.benchmarks.generation", "--quick"],
     "training speed": [PYTHON, "-m", "tests.benchmarks.training", "--quick"],
+    "LoRA files": [PYTHON, "-m", "tests.benchmarks.lora_files", "--quick"],
+    "families": [PYTHON, "-m", "tests.benchmarks.families", "--quick"],
+    "detectors": [PYTHON, "-m", "tests.benchmarks.detectors", "--quick"],
     "tests": [PYTHON, "-m", "pytest", "-n", str(os.cpu_count() or 1), "--dist", "loadfile"],
 }
 

@@ -5,7 +5,7 @@ from html import escape
 import gradio as gr
 
 from engine.studio import Status, Studio
-from ui.cards import Plain
+from ui.cards import Plain, sentence
 from ui.theme import MARK
 
 REFRESH_S = 5
@@ -28,6 +28,8 @@ def build_header(studio: Studio, app: gr.Blocks) -> gr.Dropdown:
         base = gr.Dropdown(bases, label="Base", show_label=False, container=False, min_width=120, elem_id="base")
         status = Plain(elem_id="status")
         Plain('<button type="button" aria-label="Light or dark">◐</button>', js_on_load=FLIP, elem_id="flip")
+    if refused := studio.refused_models():
+        Plain("".join(sentence(problem, "bad") for problem in refused), elem_id="refused-models")
     gr.on(
         [app.load, gr.Timer(REFRESH_S).tick],
         lambda: chips(studio.status()),

@@ -57,6 +57,7 @@ def attach_controls(parts: Components, controls: Sequence[Control]) -> Iterator[
                 encoder_hidden_states=kwargs["encoder_hidden_states"],
                 controlnet_cond=control_map.repeat(len(sample), 1, 1, 1),
                 conditioning_scale=strength,
+                added_cond_kwargs=kwargs.get("added_cond_kwargs"),
                 return_dict=False,
             )
             down.append(control_down)

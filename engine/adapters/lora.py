@@ -1,21 +1,27 @@
-"""LoRAs beside the layers of a base: y = W x + sum_i w_i (alpha_i / r_i) B_i A_i x (Hu et al., arXiv 2106.09685).
+"""LoRAs beside the layers of a base: y = W x + sum_i D_i x, with D_i as `engine.lora.networks` defines it.
 
-The arithmetic is peft's, operation by operation, so that a stack gives the picture that `load_lora_weights` and
-`set_adapters` give. The layers stay as they are: a hook adds to what they return, which takes no time to attach (peft
-takes 0.1 s and more to wrap the layers of a small UNet) and leaves nothing behind. Knows nothing of files or pipelines.
+The arithmetic of LoRA and DoRA is peft's, operation by operation, so that a stack gives the picture that
+`load_lora_weights` and `set_adapters` give. Other networks are multiplied out when they are attached. The layers stay
+as they are: a hook adds to what they return, which takes no time to attach (peft takes 0.1 s and more to wrap the
+layers of a small UNet) and leaves nothing behind. Knows nothing of files or pipelines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.adapters.window import Switch, within
 from engine.families.base import Components
-from engine.lora.files import LoraFile, LowRank
+from engine.lora.files import LoraFile
+from engine.lora.names import TEXT_ENCODERS
+from engine.lora.networks import Network
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Adding = Callable[[Tensor, Tensor], Tensor]
+    """From what a layer gets and what it returns to what it shall return."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,38 +38,87 @@ class Lora:
 @contextmanager
 def attach_loras(parts: Components, loras: Sequence[Lora]) -> Iterator[Switch]:
     """Let the LoRAs act in the body. Yields what switches them with the steps."""
-    in_unet: list[tuple[Lora, _Beside]] = []
+    in_denoiser: list[tuple[Lora, _Beside]] = []
 
     def switch(step: int, total: int) -> None:
-        for lora, beside in in_unet:
-            beside.weight = lora.weight if within(step, total, lora.start, lora.end) else 0.0
+        for lora, beside in in_denoiser:
+            beside.acts = within(step, total, lora.start, lora.end)
 
     with ExitStack() as hooks:
-        for lora in loras:
-            for name, low_rank in lora.file.layers.items():
+        for lora in (lora for lora in loras if lora.weight != 0):
+            for name, network in lora.file.layers.items():
                 part, _, module = name.partition(".")
                 layer = getattr(parts, part).get_submodule(module)
-                beside = _Beside(low_rank.like(layer.weight), lora.weight)
+                beside = _Beside(_adding(network, layer, lora.weight))
                 hooks.callback(layer.register_forward_hook(beside).remove)
-                if part == "unet":
-                    in_unet.append((lora, beside))
+                if part not in TEXT_ENCODERS:
+                    in_denoiser.append((lora, beside))
         yield switch
 
 
 class _Beside:
-    """The hook that adds w (alpha / r) B A x to what a layer returns for x."""
+    """The hook that adds what a network does to what its layer returns."""
 
-    def __init__(self, low_rank: LowRank, weight: float) -> None:
-        self.low_rank = low_rank
-        self.weight = weight
+    def __init__(self, adding: "Adding") -> None:
+        self.adding = adding
+        self.acts = True
 
     def __call__(self, layer: Any, inputs: "tuple[Tensor, ...]", output: "Tensor") -> "Tensor | None":
-        from torch.nn.functional import conv2d, linear
+        return self.adding(inputs[0], output) if self.acts else None
 
-        if self.weight == 0:
-            return None
-        down, up, alpha = self.low_rank
-        scale = self.weight * alpha / len(down)
-        if down.ndim == 2:
-            return output + linear(linear(inputs[0], down), up) * scale
-        return output + conv2d(conv2d(inputs[0], down, None, layer.stride, layer.padding), up) * scale
+
+def _adding(network: Network, layer: Any, strength: float) -> "Adding":
+    if network.kind == "LoRA" and network.magnitude is None:
+        return _low_rank(network, layer, strength)
+    if network.kind == "LoRA" and network.magnitude is not None and len(network.magnitude) == len(layer.weight):
+        return _decomposed(network, layer, strength)
+    return _multiplied_out(network, layer, strength)
+
+
+def _low_rank(network: Network, layer: Any, strength: float) -> "Adding":
+    """(alpha / r) up down x."""
+    down, up, scale = _halves(network, layer, strength)
+
+    def add(x: "Tensor", output: "Tensor") -> "Tensor":
+        return output + _apply(layer, x, down, up) * scale
+
+    return add
+
+
+def _decomposed(network: Network, layer: Any, strength: float) -> "Adding":
+    """DoRA with g = m / |W + D|, a factor of each output: (g - 1) W x + g D x."""
+    down, up, scale = _halves(network, layer, strength)
+    stretch = (-1, *(1 for _ in layer.weight.shape[2:]))
+    gain = network.gain(layer.weight, strength).to(layer.weight.dtype).reshape(stretch)
+    bias = 0 if layer.bias is None else layer.bias.reshape(stretch)
+
+    def add(x: "Tensor", output: "Tensor") -> "Tensor":
+        return output + ((gain - 1) * (output - bias) + gain * _apply(layer, x, down, up) * scale)
+
+    return add
+
+
+def _multiplied_out(network: Network, layer: Any, strength: float) -> "Adding":
+    """D x, for a D that is no shorter in parts."""
+    delta = network.delta(layer.weight, strength).to(layer.weight.dtype)
+
+    def add(x: "Tensor", output: "Tensor") -> "Tensor":
+        return output + _apply(layer, x, delta)
+
+    return add
+
+
+def _halves(network: Network, layer: Any, strength: float) -> "tuple[Tensor, Tensor, float]":
+    tensors = {role: tensor.to(layer.weight) for role, tensor in network.tensors().items()}
+    return tensors["lora_down"], tensors["lora_up"], strength * network.alpha / network.rank
+
+
+def _apply(layer: Any, x: "Tensor", weight: "Tensor", up: "Tensor | None" = None) -> "Tensor":
+    """`weight` in place of the layer's own, and then `up`."""
+    from torch.nn.functional import conv2d, linear
+
+    if weight.ndim == 2:
+        first = linear(x, weight)
+        return first if up is None else linear(first, up)
+    first = conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)
+    return first if up is None else conv2d(first, up)

@@ -42,7 +42,9 @@ def coloured(classes: np.ndarray) -> Image.Image:
 def classes_of(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """The class with the nearest colour for each pixel, (h, w), and how far that colour is: the largest difference of a
     channel, (h, w). Two classes share one colour; the first stands for both."""
-    colours, places = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_inverse=True)
+    packed = np.asarray(image.convert("RGB")).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    numbers, places = np.unique(packed, return_inverse=True)
+    colours = np.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], axis=1)
     nearest, distance = np.empty(len(colours), np.uint8), np.empty(len(colours), np.int16)
     for start in range(0, len(colours), 4096):  # in parts, for a photo has a hundred thousand colours
         apart = np.abs(colours[start : start + 4096, None].astype(np.int16) - PALETTE).max(axis=2)

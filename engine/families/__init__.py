@@ -1,37 +1,57 @@
-"""The bases to choose from and the families they belong to. A new base is one entry here, a new family one file."""
+"""The bases to choose from and the families they belong to. A new base is one entry here, a new family one file.
+
+Beside those known by name, every model in the folder of TRIPOD_MODELS is a base.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 
-from engine.errors import NotFound
-from engine.families import sd15, starter
-from engine.families.base import Base, Components, Family, FamilySpec, IPAdapter
+from engine.errors import BadModel, NotFound
+from engine.families import sd15, sdxl, starter
+from engine.families.base import Base, Components, Embeds, Family, FamilySpec, IPAdapter, guided
+from engine.families.local import Found, find_models
 
-__all__ = ["BASES", "FAMILIES", "Base", "Components", "Family", "FamilySpec", "IPAdapter", "base", "family"]
+__all__ = [
+    "BASES",
+    "FAMILIES",
+    "Base",
+    "Components",
+    "Embeds",
+    "Family",
+    "FamilySpec",
+    "IPAdapter",
+    "base",
+    "family",
+    "guided",
+    "refused_models",
+]
 
-_BASES: dict[str, Callable[[], Base]] = {"starter": starter.base, "sd15": sd15.base}
+_BASES: dict[str, Callable[[], Base]] = {"starter": starter.base, "sd15": sd15.base, "sdxl": sdxl.base}
 
-FAMILIES: dict[str, Family] = {sd15.SPEC.name: sd15.StableDiffusion15()}
+FAMILIES: dict[str, Family] = {family.spec.name: family for family in (sd15.FAMILY, sdxl.FAMILY)}
 
 
 class _Bases(Mapping[str, Base]):
     """Every look-up finds a base as it is now: its folder may have got a ControlNet since the last one."""
 
     def __getitem__(self, name: str) -> Base:
-        return _BASES[name]()
+        return _BASES[name]() if name in _BASES else _found().bases[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_BASES)
+        yield from _BASES
+        yield from _found().bases
 
     def __len__(self) -> int:
-        return len(_BASES)
+        return len(_BASES) + len(_found().bases)
 
 
 BASES: Mapping[str, Base] = _Bases()
 
 
 def base(name: str) -> Base:
-    """Raises: NotFound."""
+    """Raises: NotFound; BadModel when the model of that name is no base."""
     if name not in BASES:
+        if refused := _found().refused.get(name):
+            raise refused
         raise NotFound(f"There is no base called {name!r}.", f"Choose one of: {', '.join(BASES)}.")
     return BASES[name]
 
@@ -39,3 +59,12 @@ def base(name: str) -> Base:
 def family(name: str) -> Family:
     """The family that `Base.family` names."""
     return FAMILIES[name]
+
+
+def refused_models() -> list[BadModel]:
+    """What is wrong with the models in the folder of TRIPOD_MODELS that are no bases."""
+    return list(_found().refused.values())
+
+
+def _found() -> Found:
+    return find_models((sd15.base(), sdxl.base()), taken=_BASES)

@@ -5,27 +5,46 @@ runs all bases of one architecture. Nothing here knows of settings, workspaces o
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.errors import MissingModel
+from engine.errors import BadSettings, MissingModel
 from engine.settings import SchedulerName, StyleTarget
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
+
+Embeds = dict[str, "Tensor"]
+"""What a family's text encoders make of n texts, by the names under which its pipeline takes them: `prompt_embeds`
+(n, tokens, width), and for some families `pooled_prompt_embeds` (n, width)."""
+
+
+def guided(prompt: Embeds, negative: Embeds) -> Embeds:
+    """Both halves of classifier-free guidance, as arguments of a pipeline."""
+    return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FamilySpec:
     """Facts about an architecture: `vae_scale` is the pixels along one side of a latent cell, `lora_targets` the layers
     that a LoRA is trained on, `style_targets` what a style reference may be limited to, and the last two how LoRA files
-    name the family (in `modelspec.architecture` and `ss_base_model_version`)."""
+    name the family (in `modelspec.architecture` and `ss_base_model_version`).
+
+    A base of the family is known by its pipeline's class in diffusers, `pipeline`, and as a checkpoint in one file by
+    how the names of its tensors begin, `checkpoint`: with each of these. `text_encoders` are its parts that read text,
+    with their classes in transformers.
+    """
 
     name: str
     title: str
+    pipeline: str
+    text_encoders: Mapping[str, str]
+    checkpoint: tuple[str, ...]
     vae_scale: int
     lora_targets: tuple[str, ...]
     supports: frozenset[str]
@@ -39,8 +58,10 @@ class Base:
     """One base model and what goes with it.
 
     `source`, `controlnets` (by control kind), `ip_adapter` (its file, with the folder `image_encoder` beside it) and
-    `captioner` are absolute paths, or `owner/name/path` on the Hub. `variant` is in the names of the weight files of
-    the base and its ControlNets, such as "fp16".
+    `captioner` are absolute paths, or `owner/name/path` on the Hub. The source is a folder of diffusers' layout, or a
+    checkpoint in one `.safetensors` file. `variant` is in the names of the weight files of a folder, such as "fp16".
+    `schedule` is what a checkpoint needs otherwise in its family's noise schedule. `normals_point_left` says that its
+    ControlNet for normal maps was trained with red for the left, as NormalBae draws them.
     """
 
     name: str
@@ -52,13 +73,19 @@ class Base:
     default_guidance: float
     guidance_rescale: float = 0.0
     variant: str | None = None
+    schedule: Mapping[str, Any] = field(default_factory=dict)
     controlnets: Mapping[str, str] = field(default_factory=dict)
+    normals_point_left: bool = False
     ip_adapter: str | None = None
     captioner: str | None = None
 
     @property
     def family(self) -> str:
         return self.spec.name
+
+    @property
+    def is_file(self) -> bool:
+        return self.source.endswith(".safetensors")
 
     def require_controlnet(self, kind: str) -> str:
         """Where the ControlNet for a kind of control is. Raises: MissingModel."""
@@ -73,6 +100,14 @@ class Base:
             raise MissingModel(f"{self.title} has no style adapter.", "Remove the reference, or choose another base.")
         return self.ip_adapter
 
+    def require_trainable(self, text_encoder: bool) -> None:
+        """Raises: BadSettings when a LoRA on the text encoder is asked for and the family has none."""
+        if text_encoder and "text_encoder_lora" not in self.spec.supports:
+            raise BadSettings(
+                f"The text encoders of {self.title} are not trained here.",
+                "Set the learning rate of the text encoder to 0, or choose another base.",
+            )
+
     def weights(self, part: str) -> str:
         """The pattern that the weight files of a part match, in the folder of the base."""
         return f"{part}/*.{self.variant}.safetensors" if self.variant else f"{part}/*.safetensors"
@@ -80,7 +115,8 @@ class Base:
 
 @dataclass(kw_only=True)
 class Components:
-    """The parts of a loaded base, on one device, frozen and in evaluation mode. Pipelines share them."""
+    """The parts of a loaded base, on one device, frozen and in evaluation mode, by the names that its pipeline has for
+    them. Pipelines share them. A family with more parts adds its own."""
 
     unet: Any
     vae: Any
@@ -101,7 +137,8 @@ class IPAdapter:
 class Family(Protocol):
     """What every family can do. Loading raises MissingModel when the files are neither here nor within reach."""
 
-    spec: FamilySpec
+    @property
+    def spec(self) -> FamilySpec: ...
 
     def load(self, base: Base, dtype: "torch.dtype", device: str) -> Components: ...
 
@@ -116,6 +153,20 @@ class Family(Protocol):
 
     def pipeline(self, parts: Components, scheduler: SchedulerName) -> Any:
         """A diffusers pipeline over the shared parts, with a scheduler of its own. Cheap: nothing is copied."""
+        ...
+
+    def encode(self, pipeline: Any, texts: Sequence[str | None]) -> Embeds:
+        """Texts as the pipeline takes them. None is no text at all: what a picture without a negative prompt is guided
+        away from, and what a dropped caption is trained as."""
+        ...
+
+    def added_conditions(self, embeds: Embeds, sizes: "Tensor") -> Embeds | None:
+        """What the denoiser takes beside timesteps and `prompt_embeds`, if anything.
+
+        Args:
+            sizes: (n, 6), height and width of the photo before it was scaled, top and left of its crop after that, and
+                height and width of the crop.
+        """
         ...
 
 
@@ -136,11 +187,18 @@ def fetched(source: str, *patterns: str) -> Path:
             raise MissingModel(f"The model {source} is not there.", "Put it there, or choose another base.")
         return Path(source)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
 
     owner, name, *inside = source.split("/")
     prefix = "".join(f"{part}/" for part in inside)
     try:
         folder = snapshot_download(f"{owner}/{name}", allow_patterns=[prefix + pattern for pattern in patterns])
+    except GatedRepoError as error:
+        raise MissingModel(
+            f"The model {owner}/{name} is given only to those who accept its terms.",
+            "Accept them on its page on the Hub, and start Tripod with the environment variable HF_TOKEN set to an "
+            "access token of that account.",
+        ) from error
     except OSError as error:  # no network, no such repository, no access
         raise MissingModel(
             f"The model {owner}/{name} is not on this machine, and the Hub cannot be reached.",
@@ -150,8 +208,10 @@ def fetched(source: str, *patterns: str) -> Path:
 
 
 def weights_hash(base: Base) -> str:
-    """SHA-256 of the denoiser's safetensors files. Call after loading, when they are on this machine."""
-    files = sorted(fetched(base.source, base.weights("unet")).glob(base.weights("unet")))
+    """SHA-256 of the denoiser's safetensors files, or of the one file that holds everything, as other tools give it.
+    Call after loading, when they are on this machine."""
+    source = fetched(base.source, base.weights("unet"))
+    files = [source] if base.is_file else sorted(source.glob(base.weights("unet")))
     return _sha256(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
@@ -164,3 +224,17 @@ def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
             for block in iter(lambda: file.read(2**20), b""):
                 digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def full_precision(vae: Any) -> Iterator[None]:
+    """In the body, an autoencoder that overflows in half precision runs in single, as diffusers' pipelines do it."""
+    import torch
+
+    dtype = vae.dtype
+    if dtype == torch.float16 and vae.config.force_upcast:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        vae.to(dtype)

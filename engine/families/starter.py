@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.families import sd15
 from engine.families.base import Base
+from engine.families.local import beside
 
 # What things look like sits in the convolutions of so small a model, and only a little of it in the attention.
 SPEC = replace(
@@ -21,7 +22,6 @@ PRESET = Path(__file__).parent.parent.parent / "presets" / "starter"
 
 def base() -> Base:
     folder = Path(os.environ.get("TRIPOD_STARTER", PRESET)).absolute()
-    ip_adapter, captioner = folder / "ip_adapter" / "ip-adapter.safetensors", folder / "captioner"
     return Base(
         name="starter",
         title="Starter",
@@ -31,9 +31,7 @@ def base() -> Base:
         default_steps=20,
         default_guidance=4.0,
         guidance_rescale=0.7,  # else velocity prediction down to zero SNR overexposes (arXiv 2305.08891, 3.4)
-        controlnets={path.name.removeprefix("controlnet-"): str(path) for path in sorted(folder.glob("controlnet-*"))},
-        ip_adapter=str(ip_adapter) if ip_adapter.is_file() else None,
-        captioner=str(captioner) if captioner.is_dir() else None,
+        **beside(folder),
     )
 
 

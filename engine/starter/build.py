@@ -258,8 +258,9 @@ def build_detectors(bench: Workbench, minutes: float) -> None:
 
 
 def build_judge(bench: Workbench, minutes: float) -> None:
-    trained = judge.train_judge(bench.corpus, bench.build, minutes)
     folder = bench.preset / "judge"
+    begun = judge.load_judge(bench.preset) if folder.exists() else judge.Judge()
+    trained = judge.train_judge(begun, bench.corpus, bench.build, minutes)
     folder.mkdir(exist_ok=True)
     weights = {name: value.contiguous() for name, value in trained.half().state_dict().items()}
     save_file(weights, folder / "judge.safetensors")

@@ -71,11 +71,12 @@ def depth_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.nda
 
 
 def normal_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:
-    """The exact normals of scene `index` in NormalBae's colours: red left, green up, blue towards the camera."""
+    """The exact normals of scene `index`: x right is red, y up is green, z towards the camera is blue."""
     normals = cv2.resize(corpus.normals[index], (size_px, size_px), interpolation=cv2.INTER_LINEAR)
-    if flipped:  # what points to the right points to the left in the mirror
-        return normals[:, ::-1]
-    return np.concatenate([255 - normals[:, :, :1], normals[:, :, 1:]], axis=2)
+    if not flipped:
+        return normals
+    mirror = normals[:, ::-1]
+    return np.concatenate([255 - mirror[:, :, :1], mirror[:, :, 1:]], axis=2)
 
 
 def segmentation_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:

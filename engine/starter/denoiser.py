@@ -12,6 +12,7 @@ are most of a picture and learned soonest. Beside it, the x0 that a step implies
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -121,10 +122,14 @@ def train_denoiser(
     empty = empty_ids(tokenizer)
     count = BATCH[size]
     # Below the top level of 256 px, the top level at 128 px: 16x16 cells at either size.
-    inner_level = unet.up_blocks[1]
+    inner_level: Any = unet.up_blocks[1]
     inner_head = InnerHead(inner_level.resnets[-1].out_channels)
     inner: dict[str, Tensor] = {}
-    inner_level.register_forward_hook(lambda module, given, features: inner.update(features=features))
+
+    def keep(module: nn.Module, given: tuple[Any, ...], features: Tensor) -> None:
+        inner["features"] = features
+
+    inner_level.register_forward_hook(keep)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows, latents, ids = data.batch(size, count, generator, pairs_share=PAIRS_SHARE)

@@ -86,12 +86,11 @@ def shrink(images: Sequence[np.ndarray]) -> Tensor:
     return to_tensor(np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]))
 
 
-def train_judge(corpus: Corpus, folder: Path, minutes: float) -> nn.Module:
+def train_judge(judge: Judge, corpus: Corpus, folder: Path, minutes: float) -> nn.Module:
     """Train on the corpus, mirrored and jittered in brightness and contrast; returns the averaged judge."""
     from engine.starter.corpus import mirrored
 
-    torch.manual_seed(0)
-    judge = Judge().to(memory_format=torch.channels_last)
+    judge.train().to(memory_format=torch.channels_last)
 
     def label_row(shown: Picture) -> list[int]:
         scene = mirrored(shown.scene) if shown.flipped else shown.scene

@@ -13,7 +13,7 @@ from typing import Any
 from engine.cache import device_name
 from engine.families import base, family
 from engine.jobs import Work, run_in_process
-from engine.lora.files import write_lora
+from engine.lora.files import export_lora, read_lora, write_lora
 from engine.settings import TrainSettings
 from engine.training.data import prepare
 from engine.training.loop import Step, train, trainable_lora
@@ -30,6 +30,7 @@ def train_lora(work: Work) -> dict[str, Any]:
     settings = TrainSettings.from_dict(work.request["settings"])
     workspace = Workspace(Path(work.request["workspace"]))
     chosen = base(settings.base)
+    chosen.require_trainable(text_encoder=settings.text_encoder_learning_rate > 0)
     photos = workspace.dataset(settings.dataset).photos
     prompts = sample_prompts(settings)
 
@@ -40,7 +41,8 @@ def train_lora(work: Work) -> dict[str, Any]:
     data = prepare(parts, photos, prompts, settings, workspace=workspace, before_each=work.check_cancelled)
     parts.vae.encoder = None  # the samples need the decoder only
     if settings.text_encoder_learning_rate == 0:
-        parts.text_encoder = None
+        for name in chosen.spec.text_encoders:
+            setattr(parts, name, None)
 
     work.started("Training")
     with (
@@ -67,8 +69,11 @@ def train_lora(work: Work) -> dict[str, Any]:
         base=chosen,
         settings=settings.to_dict(),
     )
+    for_others = work.folder / "kohya.safetensors"
+    export_lora(for_others, read_lora(file, chosen), chosen, format="kohya")
     record = workspace.add_lora(
         file,
+        for_others=for_others,
         name=settings.name,
         family=chosen.family,
         base=chosen.name,

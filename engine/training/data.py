@@ -1,6 +1,6 @@
 """What a training sees: photos as latents, captions as text embeddings, and the batch of every step.
 
-Latents and embeddings are computed once and kept, the empty caption among them, so that caption dropout works without
+Latents and embeddings are computed once and kept, that of no caption among them, so that caption dropout works without
 the text encoder. A batch follows from the seed and the number of its step alone, so a resumed training needs no state
 of random generators to go on exactly. It knows nothing of losses, LoRAs or optimizers.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.captioning import with_trigger
-from engine.families import Components
+from engine.families import Components, Embeds, base, family
 from engine.photo import cropped
-from engine.settings import TrainSettings
+from engine.settings import CropBox, TrainSettings
 from engine.workspace import Photo, Workspace
 
 if TYPE_CHECKING:
@@ -20,32 +20,36 @@ if TYPE_CHECKING:
 
 HELD_OUT_TIMESTEPS = 4
 
-_EMPTY_CAPTION = 0
+_NO_CAPTION = 0
 _LEAST_PHOTOS_PER_HELD_OUT = 5
 _BATCH, _EPOCH, _SPLIT, _HELD_OUT = range(4)
 
-Texts = Callable[["Tensor"], "Tensor"]
-"""Numbers of texts (b,) to their embeddings (b, tokens, width)."""
+Texts = Callable[["Tensor"], Embeds]
+"""Numbers of texts (b,) to their embeddings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples with their noise: latents and noise (b, c, h, w), timesteps (b,), numbers of the captions (b,)."""
+    """Examples with their noise: latents and noise (b, c, h, w), timesteps (b,), and numbers (b,) of the photos and of
+    the captions."""
 
     latents: "Tensor"
     noise: "Tensor"
     timesteps: "Tensor"
+    photos: "Tensor"
     captions: "Tensor"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Latents (n, c, h, w) to train on, whose captions are the texts 1 to n; text 0 is empty.
+    """Latents (n, c, h, w) to train on, whose captions are the texts 1 to n; text 0 is none.
 
-    `held_out` is the batch to measure on, None without held-out photos. `prompts` numbers the sample prompts.
+    `sizes` are those of the photos and then of the held-out ones, as `Family.added_conditions` takes them. `held_out`
+    is the batch to measure on, None without held-out photos. `prompts` numbers the sample prompts.
     """
 
     latents: "Tensor"
+    sizes: "Tensor"
     held_out: Batch | None
     texts: Texts
     prompts: "Tensor"
@@ -64,23 +68,19 @@ def prepare(
     import torch
 
     train, held_out = split_photos(photos, settings)
-    captions = [caption_to_train(photo.caption, settings) for photo in (*train, *held_out)]
-    texts = encode_texts(
-        parts.tokenizer,
-        parts.text_encoder,
-        ["", *captions, *prompts],
-        trained=settings.text_encoder_learning_rate > 0,
-    )
-    latents = encode_photos(parts.vae, (*train, *held_out), workspace, settings.resolution, before_each)
-    numbers = torch.arange(1, 1 + len(captions) + len(prompts))
+    both = (*train, *held_out)
+    captions = [caption_to_train(photo.caption, settings) for photo in both]
+    texts = encode_texts(parts, [None, *captions, *prompts], settings)
+    latents = encode_photos(parts.vae, both, workspace, settings.resolution, before_each)
     train_latents, held_out_latents = latents.split((len(train), len(held_out)))
-    _, held_out_captions, prompt_numbers = numbers.split((len(train), len(held_out), len(prompts)))
+    held_out_numbers = torch.arange(len(train), len(both))
     timestep_count = parts.scheduler.config.num_train_timesteps
     return TrainingData(
         latents=train_latents,
-        held_out=_held_out_batch(held_out_latents, held_out_captions, timestep_count) if held_out else None,
+        sizes=torch.tensor([size_conditions(photo, settings.resolution) for photo in both], device=latents.device),
+        held_out=_held_out_batch(held_out_latents, held_out_numbers, timestep_count) if held_out else None,
         texts=texts,
-        prompts=prompt_numbers,
+        prompts=torch.arange(1 + len(captions), 1 + len(captions) + len(prompts)),
     )
 
 
@@ -116,18 +116,40 @@ def encode_photos(
     return torch.cat(latents) * vae.config.scaling_factor
 
 
-def encode_texts(tokenizer: Any, text_encoder: Any, texts: Sequence[str], *, trained: bool) -> Texts:
-    """Embeddings of `texts` by their number: computed here once, or at every call while the encoder is `trained`."""
+def size_conditions(photo: Photo, side_px: int) -> tuple[int, ...]:
+    """The photo's height and width before it is scaled, the top and left of its crop after that, and the crop's sides.
+
+    As for diffusers' `train_text_to_image_lora_sdxl.py` when the crop is as high or wide as the photo. A smaller one is
+    scaled up more: it counts as one of a smaller photo of the same shape.
+    """
+    shorter = min(photo.width_px, photo.height_px)
+    crop = photo.crop or CropBox(
+        left_px=(photo.width_px - shorter) // 2, top_px=(photo.height_px - shorter) // 2, side_px=shorter
+    )
+    crop_px = min(crop.side_px, shorter)
+    photo_scale, scale = crop_px / shorter, side_px / crop_px
+    return (
+        round(photo.height_px * photo_scale),
+        round(photo.width_px * photo_scale),
+        round(min(crop.top_px, photo.height_px - crop_px) * scale),
+        round(min(crop.left_px, photo.width_px - crop_px) * scale),
+        side_px,
+        side_px,
+    )
+
+
+def encode_texts(parts: Components, texts: Sequence[str | None], settings: TrainSettings) -> Texts:
+    """Embeddings of `texts` by their number: computed here once, or at every call while the encoder is trained."""
     import torch
 
-    tokens = tokenizer(
-        list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids.to(text_encoder.device)
-    if trained:
-        return lambda numbers: text_encoder(tokens[numbers])[0]
+    own = family(base(settings.base).family)
+    pipeline = own.pipeline(parts, "default")
+    if settings.text_encoder_learning_rate > 0:
+        return lambda numbers: own.encode(pipeline, [texts[number] for number in numbers.tolist()])
     with torch.no_grad():
-        embeddings = torch.cat([text_encoder(some)[0] for some in tokens.split(16)])
-    return lambda numbers: embeddings[numbers]
+        chunks = [own.encode(pipeline, texts[start : start + 16]) for start in range(0, len(texts), 16)]
+        embeds = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return lambda numbers: {name: tensor[numbers] for name, tensor in embeds.items()}
 
 
 def batch_of_step(step: int, latents: "Tensor", settings: TrainSettings, timestep_count: int) -> Batch:
@@ -148,7 +170,8 @@ def batch_of_step(step: int, latents: "Tensor", settings: TrainSettings, timeste
         latents=latents[photos],
         noise=torch.randn((size, *latents.shape[1:]), generator=generator).to(latents.device),
         timesteps=timesteps.long().to(latents.device),
-        captions=(photos + 1).masked_fill(dropped, _EMPTY_CAPTION),
+        photos=photos,
+        captions=(photos + 1).masked_fill(dropped, _NO_CAPTION),
     )
 
 
@@ -160,17 +183,19 @@ def _photo_at(place: int, count: int, seed: int) -> int:
     return int(torch.randperm(count, generator=_generator(seed, _EPOCH, epoch))[place])
 
 
-def _held_out_batch(latents: "Tensor", captions: "Tensor", timestep_count: int) -> Batch:
+def _held_out_batch(latents: "Tensor", photos: "Tensor", timestep_count: int) -> Batch:
     """Every photo at the same few timesteps, spread over the schedule, with the same noise in every training."""
     import torch
 
     repeated = latents.repeat_interleave(HELD_OUT_TIMESTEPS, dim=0)
     timesteps = (torch.arange(HELD_OUT_TIMESTEPS) + 0.5) * (timestep_count / HELD_OUT_TIMESTEPS)
+    photos = photos.repeat_interleave(HELD_OUT_TIMESTEPS)
     return Batch(
         latents=repeated,
         noise=torch.randn(repeated.shape, generator=_generator(0, _HELD_OUT)).to(latents.device),
         timesteps=timesteps.long().repeat(len(latents)).to(latents.device),
-        captions=captions.repeat_interleave(HELD_OUT_TIMESTEPS),
+        photos=photos,
+        captions=photos + 1,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadSettings
-from engine.families import Components
+from engine.families import Components, base, family
 from engine.settings import TrainSettings
 from engine.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.training.data import Batch, TrainingData, batch_of_step
@@ -102,7 +102,7 @@ def train(
     """
     import torch
 
-    unet, schedule = parts.unet, training_schedule(parts.scheduler)
+    unet, schedule, own = parts.unet, training_schedule(parts.scheduler), family(base(settings.base).family)
     timestep_count = schedule.config.num_train_timesteps
     parameters = [parameter for group in lora.groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW([dict(group) for group in lora.groups], fused=True)
@@ -117,13 +117,15 @@ def train(
 
     def losses_of(batch: Batch) -> "Tensor":
         with mixed_precision(unet.device), small_attention(batch.latents):
+            embeds = data.texts(batch.captions)
             return denoising_losses(
                 unet,
                 schedule,
                 latents=batch.latents,
                 noise=batch.noise,
                 timesteps=batch.timesteps,
-                text=data.texts(batch.captions),
+                text=embeds["prompt_embeds"],
+                added=own.added_conditions(embeds, data.sizes[batch.photos]),
                 min_snr_gamma=settings.min_snr_gamma,
             )
 

@@ -1,6 +1,7 @@
 """What a denoiser learns: noise or velocity, weighted by min-SNR-gamma.
 
-The loss of diffusers' `train_text_to_image_lora.py`. It knows nothing of photos, captions, LoRAs or optimizers.
+The loss of diffusers' `train_text_to_image_lora.py` and `train_text_to_image_lora_sdxl.py`. It knows nothing of photos,
+captions, LoRAs or optimizers.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def denoising_losses(
     noise: "Tensor",
     timesteps: "Tensor",
     text: "Tensor",
+    added: "dict[str, Tensor] | None" = None,
     min_snr_gamma: float,
 ) -> "Tensor":
     """The loss of every example, (b,): mean squared error of the prediction, weighted by min-SNR-gamma.
@@ -50,11 +52,12 @@ def denoising_losses(
         latents, noise: (b, c, h, w), latents as the UNet sees them (scaled).
         timesteps: (b,), integers from 0 to `num_train_timesteps` - 1.
         text: (b, tokens, width).
+        added: what the UNet takes besides, if anything, b of each.
     """
     from diffusers.training_utils import compute_snr
 
     noisy = schedule.add_noise(latents, noise, timesteps)
-    prediction = unet(noisy, timesteps, text).sample
+    prediction = unet(noisy, timesteps, text, added_cond_kwargs=added).sample
     prediction_type = schedule.config.prediction_type
     target = noise if prediction_type == "epsilon" else schedule.get_velocity(latents, noise, timesteps)
     errors = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))

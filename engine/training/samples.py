@@ -6,7 +6,7 @@ diffusers' pipeline makes them, in full precision, so that they are what the fin
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.families import Base, Components, family
+from engine.families import Base, Components, family, guided
 from engine.settings import TrainSettings
 from engine.training.data import TrainingData
 
@@ -38,12 +38,10 @@ def draw_samples(
         return {}
 
     with torch.no_grad():
-        prompt_embeds = data.texts(data.prompts)
-        negative_prompt_embeds = data.texts(torch.zeros_like(data.prompts))
+        embeds = guided(data.texts(data.prompts), data.texts(torch.zeros_like(data.prompts)))
     pipeline = family(base.family).pipeline(parts, "default")
     return pipeline(
-        prompt_embeds=prompt_embeds,
-        negative_prompt_embeds=negative_prompt_embeds,
+        **embeds,
         width=side_px,
         height=side_px,
         num_inference_steps=STEPS,

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from engine import families
 from engine.errors import MissingModel, NotFound
 from engine.families.base import fetched, weights_hash
-from engine.families.sd15 import SCHEDULERS
+from engine.families.unet import SCHEDULERS
 from tests.tiny import SCHEDULER, SIDE_PX, make_tiny_base
 
 FAMILY = families.family("sd15")

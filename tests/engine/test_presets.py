@@ -29,7 +29,7 @@ def test_every_preset_makes_valid_settings(base: str, goal: Any) -> None:
 
     # As the files promise: learning rates carry over, because the effective scale is the same everywhere
     assert settings.alpha / settings.rank == 1
-    assert settings.resolution == {"starter": 256, "sd15": 512}[base]
+    assert settings.resolution == {"starter": 256, "sd15": 512, "sdxl": 1024}[base]
 
 
 def test_quality_scales_the_steps_only() -> None:

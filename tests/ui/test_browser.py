@@ -17,6 +17,7 @@ pytestmark = pytest.mark.browser
 SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
 DESKTOP, PHONE = (1280, 900), (390, 844)
 TABS = ("photos", "captions", "train", "layout", "generate")
+PICTURES = ("#control-picture-0", "#style-picture")
 BAD_PHOTOS = ("notes.png", "letter.docx")
 PATIENCE_MS = 120_000  # for trainings and models; what a person sees at once is awaited with it too
 
@@ -125,7 +126,11 @@ def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
     expect(page.locator("#map img")).to_be_visible()
     shoot(page, "4-layout")
     page.click("text=Use this layout")
-    expect(page.locator("#control-picture img")).to_be_visible()
+    expect(page.locator("#control-picture-0 img")).to_be_visible()
+    page.click("#add-layout")
+    expect(page.locator("#layout-1")).to_be_visible()
+    page.click("#remove-layout-1")
+    expect(page.locator("#layout-1")).to_be_hidden()
 
     page.click("#sample-looks .card >> nth=0")
     expect(page.locator("#style-picture img")).to_be_visible()
@@ -146,14 +151,14 @@ def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
 
     page.fill("#prompt textarea", "something else")
     page.fill("#steps input", "9")
-    for leg in ("control", "style"):
-        page.click(f"#{leg}-picture button[aria-label='Remove Image']")
-        expect(page.locator(f"#{leg}-picture img")).to_have_count(0)
+    for picture in PICTURES:
+        page.click(f"{picture} button[aria-label='Remove Image']")
+        expect(page.locator(f"{picture} img")).to_have_count(0)
     page.set_input_files("#restore input[type=file]", picture)
     expect(page.locator("#prompt textarea")).to_have_value("a photo of sks teddy bear")
     expect(page.locator("#steps input")).to_have_value("3")
-    for leg in ("control", "style"):
-        expect(page.locator(f"#{leg}-picture img")).to_be_visible()
+    for picture in PICTURES:
+        expect(page.locator(f"{picture} img")).to_be_visible()
     expect(page.locator("#lora-0 input")).to_have_value("Teddy bear")
     page.click("#go")
     expect(page.locator("#history .card")).to_have_count(2)
@@ -216,8 +221,8 @@ def test_what_the_base_cannot_follow_is_greyed_with_its_reason(
     page.click("[role=option]:has-text('Stable Diffusion 1.5')")
     expect(pose).to_have_attribute("aria-disabled", "false")
     open_tab(page, "generate")
-    page.click("#control-kind input")
+    page.click("#control-kind-0 input")
     page.click("[role=option]:has-text('Pose')")
     page.click("#base input")
     page.click("[role=option]:has-text('Starter')")
-    expect(page.locator("#control-unfit")).to_contain_text("Starter has no ControlNet for pose yet.")
+    expect(page.locator("#control-notes-0")).to_contain_text("Starter has no ControlNet for pose yet.")

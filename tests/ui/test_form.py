@@ -31,14 +31,18 @@ RICH = GenerateSettings(
     seed=7,
     scheduler="euler",
     loras=(LoraUse(lora="teddy", weight=0.8), LoraUse(lora="lamp", weight=-0.5, start=0.2, end=0.9)),
-    controls=(ControlUse(kind="openpose", image="ab", strength=0.7, end=0.6, detected=True),),
+    controls=(
+        ControlUse(kind="openpose", image="ab", strength=0.7, end=0.6, detected=True),
+        ControlUse(kind="depth", image="cd", start=0.3),
+        ControlUse(kind="softedge", image="ab", strength=0),
+    ),
     styles=(StyleUse(image="cd", weight=0.4, target="style", start=0.1),),
 )
 PLAIN = [f.name for f in dataclasses.fields(GenerateSettings) if f.name not in ("loras", "controls", "styles")]
 NAMES = [
     *PLAIN,
     *(f"loras.{row}.{f.name}" for row in range(3) for f in dataclasses.fields(LoraUse)),
-    *(f"controls.0.{f.name}" for f in dataclasses.fields(ControlUse)),
+    *(f"controls.{row}.{f.name}" for row in range(4) for f in dataclasses.fields(ControlUse)),
     *(f"styles.0.{f.name}" for f in dataclasses.fields(StyleUse)),
 ]
 

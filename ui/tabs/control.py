@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine.errors import BadImage
 from engine.samples import SamplePicture
-from engine.studio import Job
+from engine.studio import ControlKind, Job
 from ui.cards import Card, Choice, Plain, grid, headline, label, sentence, served
 from ui.page import AS_UPLOADED, Page, handed
 from ui.watch import Watch
@@ -35,6 +35,7 @@ class ControlTab:
                 self.samples = Choice(grid(compositions, "squares small"), elem_id="compositions")
                 label("What to keep of it")
                 self.kind_cards = Choice(elem_id="control-kinds")
+                self.detector = gr.Dropdown(**detector_menu(self.kinds[first]), label="Detector", elem_id="detector")
                 self.options = {
                     kind.name: {
                         option.name: gr.Slider(
@@ -61,44 +62,53 @@ class ControlTab:
 
     def _wire(self) -> None:
         page, on = self.page, partial(self.page.on, notice=self.notice)
-        asked = {"picture": self.picture, "kind": self.kind, **self.sliders}
-        started = self.watch.outputs
+        asked = {"picture": self.picture, "kind": self.kind, "detector": self.detector, **self.sliders}
+        started, map_ = self.watch.outputs, [self.map, self.result, self.use]
         on(
             self.upload.upload,
             self.take_upload,
             inputs={"file": self.upload, **asked},
-            outputs=[self.picture, self.upload, *started],
+            outputs=[self.picture, self.upload, *map_, *started],
             **AS_UPLOADED,
         )
         on(
             self.samples.select,
             self.take_sample,
             inputs=asked,
-            outputs=[self.picture, self.upload, *started],
+            outputs=[self.picture, self.upload, *map_, *started],
         )
-        with_base, kinds = {"base": page.base, **asked}, [self.kind, self.kind_cards, *self.sliders.values(), *started]
+        with_base = {"base": page.base, **asked}
+        kinds = [self.kind, self.kind_cards, self.detector, *self.sliders.values(), *started]
         on(self.kind_cards.select, self.choose_kind, inputs=with_base, outputs=kinds)
         on([page.app.load, page.base.change], self.suit_base, inputs=with_base, outputs=kinds)
-        on([s.release for s in self.sliders.values()], self.take, inputs=asked, outputs=started)
-        on(self.upload.clear, self.clear, outputs=[self.picture, self.map, self.result, self.use])
+        changed = [self.detector.input, *(slider.release for slider in self.sliders.values())]
+        on(changed, self.take, inputs=asked, outputs=started)
+        on(self.upload.clear, self.clear, outputs=[self.picture, *map_])
         on(self.use.click, self.use_it, inputs={"found": self.map}, outputs=[page.new_map, page.tabs])
-        self.watch.follow(self.follow, [self.map, self.result, self.use])
+        self.watch.follow(self.follow, map_)
 
     # Handlers
 
-    def take(self, *, picture: str, kind: str, **sliders: float) -> dict[Any, Any]:
+    def take(self, *, picture: str, kind: str, detector: str, **sliders: float) -> dict[Any, Any]:
         """Start taking the map, when there is a picture to take it from."""
         if not picture:
             return {}
         options = {name: sliders[f"{kind}.{name}"] for name in self.options[kind]}
-        return self.watch.start(self.studio.extract(picture, kind, options))
+        return self.watch.start(self.studio.extract(picture, kind, options, detector))
 
-    def take_upload(self, *, file: dict[str, Any], picture: str, **asked: Any) -> dict[Any, Any]:
+    def take_upload(self, *, file: dict[str, Any], picture: str, kind: str, **asked: Any) -> dict[Any, Any]:
+        """Take the map of a photo at once; what is a ready-made map serves as it is."""
         try:
             picture = self.studio.keep_image(Path(file["path"]))
         except BadImage as error:
             return {self.notice: sentence(str(error), "bad"), self.upload: self._shown(picture)}
-        return {self.picture: picture, **self.take(picture=picture, **asked)}
+        if found := self.studio.map_kind(picture, kind):
+            title = self.kinds[found].title.lower()
+            said = (
+                f"This is a ready-made map: {title}. Use it as it is, or choose below what to keep of it all the same."
+            )
+            return {self.notice: sentence(said), self.picture: picture, **self._found(found, picture)}
+        return {self.picture: picture, **self.take(picture=picture, kind=kind, **asked)}
 
     def _shown(self, picture: str) -> str | None:
         return served(self.studio.image_file(picture)) if picture else None
@@ -117,17 +127,19 @@ class ControlTab:
             return {self.kind_cards: self._kind_cards(kind, base)}
         return self._choose(possible[0], base, **asked)
 
-    def _choose(self, kind: str, base: str, **asked: Any) -> dict[Any, Any]:
+    def _choose(self, kind: str, base: str, *, detector: str, **asked: Any) -> dict[Any, Any]:
         shown = {
             slider: gr.Slider(visible=name == kind)
             for name, sliders in self.options.items()
             for slider in sliders.values()
         }
+        menu = detector_menu(self.kinds[kind])
         return {
             self.kind: kind,
             self.kind_cards: self._kind_cards(kind, base),
+            self.detector: gr.Dropdown(**menu),
             **shown,
-            **self.take(kind=kind, **asked),
+            **self.take(kind=kind, detector=menu["value"], **asked),
         }
 
     def clear(self) -> dict[Any, Any]:
@@ -141,10 +153,12 @@ class ControlTab:
             return {self.use: gr.Button(interactive=False)}
         if job.state != "done":
             return {self.map: {}, self.result: None, self.use: gr.Button(interactive=False)}
-        image = job.result()["map"]
+        return self._found(job.request["kind"], job.result()["map"])
+
+    def _found(self, kind: str, image: str) -> dict[Any, Any]:
         return {
-            self.map: {"kind": job.request["kind"], "image": image},
-            self.result: served(self.studio.image_file(image)),
+            self.map: {"kind": kind, "image": image},
+            self.result: self._shown(image),
             self.use: gr.Button(interactive=True),
         }
 
@@ -153,13 +167,27 @@ class ControlTab:
             Card(
                 id=kind.name,
                 title=kind.title,
-                note=kind.good_for,
+                note=note(kind),
                 chosen=kind.name == chosen,
                 off=self.studio.why_not_control(kind.name, base),
             )
             for kind in self.kinds.values()
         ]
         return grid(cards, "kinds")
+
+
+def note(kind: ControlKind) -> str:
+    """What a kind is good for, and whether its first use needs the internet."""
+    offline = any(detector.offline for detector in kind.detectors)
+    return kind.good_for if offline else f"{kind.good_for} The first time, its detector is fetched from the Hub."
+
+
+def detector_menu(kind: ControlKind) -> dict[str, Any]:
+    """The detectors of a kind with their quality, the usual one chosen; hidden where there is nothing to choose."""
+    detectors = kind.detectors
+    titles = [f"{d.title} ({d.quality}{'' if d.offline else ', from the Hub'})" for d in detectors]
+    names = [detector.name for detector in detectors]
+    return {"choices": list(zip(titles, names, strict=True)), "value": names[0], "visible": len(names) > 1}
 
 
 def sample_cards(samples: Sequence[SamplePicture]) -> list[Card]:

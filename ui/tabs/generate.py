@@ -18,6 +18,7 @@ from ui.tabs.control import sample_cards
 from ui.watch import Watch, preview_html
 
 LORA_ROWS = 8
+LAYOUT_ROWS = 4
 HISTORY_PAGE = 24
 NO_LORA = ("None", "")
 NO_PICTURE = '<div class="result"><p class="empty">The picture appears here.</p></div>'
@@ -34,6 +35,7 @@ class GenerateTab:
         self.inputs: dict[str, Any] = {"base": page.base}
         self.last = page.remembered("settings", {})
         self.picture, self.limit = gr.State(""), gr.State(HISTORY_PAGE)
+        self.kinds = {kind.name: kind for kind in self.studio.control_kinds()}
         with gr.Row(elem_classes=["columns"]):
             with gr.Column(scale=7, elem_classes=["sheet"]):
                 headline(
@@ -89,11 +91,11 @@ class GenerateTab:
         component = self.inputs[f"{rows}.{row}.{name}"] = form.build(cls, name, **kwargs)
         return component
 
-    def _when(self, rows: str, cls: Any) -> None:
+    def _when(self, rows: str, row: int, cls: Any) -> None:
         """When it acts: shares of the steps, folded away."""
         with gr.Accordion("When", open=False):
             for name in ("start", "end"):
-                self._ask_row(rows, 0, name, cls, info=None)
+                self._ask_row(rows, row, name, cls, info=None)
 
     def _what(self) -> None:
         label("What", "your LoRAs")
@@ -131,30 +133,49 @@ class GenerateTab:
                 self.tunings.append(tuning)
 
     def _where(self) -> None:
-        label("Where", "a layout to follow")
-        kinds = [(kind.title, kind.name) for kind in self.studio.control_kinds()]
-        self.control = self._image("controls", "control-picture")
-        self.control_notice = Plain(elem_id="control-notice")
+        label("Where", "layouts to follow, together")
+        self.shown = gr.State([0])
+        self.layouts, self.controls, self.frees, self.notes, self.layout_notices = [], [], [], [], []
+        for row in range(LAYOUT_ROWS):
+            with gr.Column(visible=row == 0, elem_classes=["lora", "where-row"], elem_id=f"layout-{row}") as box:
+                with gr.Row(elem_classes=["pick"]):
+                    self._ask_row(
+                        "controls",
+                        row,
+                        "kind",
+                        ControlUse,
+                        choices=[(kind.title, kind.name) for kind in self.kinds.values()],
+                        value=next(iter(self.kinds)),
+                        container=False,
+                        min_width=60,
+                        elem_id=f"control-kind-{row}",
+                    )
+                    free = gr.Button("×", size="sm", min_width=0, elem_id=f"remove-layout-{row}")
+                self.controls.append(self._image("controls", row, f"control-picture-{row}"))
+                self.layout_notices.append(Plain(elem_id=f"control-notice-{row}"))
+                self._ask_row("controls", row, "strength", ControlUse, info=None, elem_id=f"control-strength-{row}")
+                self.notes.append(Plain(elem_id=f"control-notes-{row}"))
+                self._ask_row("controls", row, "detected", ControlUse, info="Used as it is, not taken from a photo")
+                self._when("controls", row, ControlUse)
+            self.layouts.append(box)
+            self.frees.append(free)
         self.compositions = Choice(
             grid(sample_cards(self.studio.samples().compositions), "dots"), elem_id="sample-layouts"
         )
-        self._ask_row("controls", 0, "kind", ControlUse, choices=kinds, value=kinds[0][1], elem_id="control-kind")
-        self.unfit = Plain(elem_id="control-unfit")
-        self._ask_row("controls", 0, "strength", ControlUse, info=None)
-        self._ask_row("controls", 0, "detected", ControlUse)
-        self._when("controls", ControlUse)
+        self.add_layout = gr.Button("Add a layout", size="sm", elem_id="add-layout")
+        self.where_notice = Plain(elem_id="where-notice")
 
     def _look(self) -> None:
         label("How it looks", "a picture to borrow from")
-        self.style = self._image("styles", "style-picture")
+        self.style = self._image("styles", 0, "style-picture")
         self.style_notice = Plain(elem_id="style-notice")
         self.looks = Choice(grid(sample_cards(self.studio.samples().looks), "dots"), elem_id="sample-looks")
         self._ask_row("styles", 0, "target", StyleUse, info=None)
         self._ask_row("styles", 0, "weight", StyleUse, info=None)
-        self._when("styles", StyleUse)
+        self._when("styles", 0, StyleUse)
 
-    def _image(self, rows: str, elem_id: str) -> gr.Image:
-        self.inputs[f"{rows}.0.image"] = gr.State("")
+    def _image(self, rows: str, row: int, elem_id: str) -> gr.Image:
+        self.inputs[f"{rows}.{row}.image"] = gr.State("")
         return gr.Image(sources=["upload"], show_label=False, height=130, buttons=[], elem_id=elem_id)
 
     # Wiring
@@ -165,8 +186,10 @@ class GenerateTab:
         menus = [inputs[f"loras.{row}.lora"] for row in range(LORA_ROWS)]
         stack = [*menus, *self.rows, *self.thumbnails, *self.removes, *self.tunings, self.hint]
         chosen = {f"lora_{row}": menu for row, menu in enumerate(menus)}
-        everything = [*inputs.values(), self.random, self.control, self.style, *stack]
-        control_hash, style_hash = inputs["controls.0.image"], inputs["styles.0.image"]
+        rows = [self.shown, *self.layouts, *self.controls, *self.layout_notices, self.add_layout]
+        rows += [inputs[f"controls.{row}.{name}"] for row in range(LAYOUT_ROWS) for name in form.FORMS[ControlUse]]
+        everything = list(dict.fromkeys([*inputs.values(), self.random, self.style, *rows, *stack]))
+        style_hash = inputs["styles.0.image"]
         viewer = [self.viewer, self.actions, self.details, self.download, self.picture]
         listed = [self.history, self.more]
         started = [*self.watch.outputs, *viewer, self.batch, inputs["seed"], self.last]
@@ -174,8 +197,8 @@ class GenerateTab:
         on([page.app.load, tab.select], self.list_loras, inputs=chosen, outputs=stack)
         on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack)
         on(page.app.load, self.reload, inputs={"last": self.last, "base": page.base}, outputs=everything)
-        on_lora, on_control, on_style = (
-            partial(page.on, notice=notice) for notice in (self.lora_notice, self.control_notice, self.style_notice)
+        on_lora, on_where, on_style = (
+            partial(page.on, notice=notice) for notice in (self.lora_notice, self.where_notice, self.style_notice)
         )
         for row, remove in enumerate(self.removes):
             weight = inputs[f"loras.{row}.weight"]
@@ -194,17 +217,35 @@ class GenerateTab:
             show_progress="full",
             show_progress_on=self.checking,
         )
-        layout = [control_hash, self.control, inputs["controls.0.kind"], inputs["controls.0.detected"]]
-        on(page.new_map.change, self.take_map, inputs={"handed": page.new_map}, outputs=layout)
-        on_control(
-            self.control.upload,
-            self.take_control,
-            inputs={"file": self.control, "image": control_hash},
-            outputs=layout,
-            **AS_UPLOADED,
-        )
-        on(self.compositions.select, self.take_composition, outputs=layout)
-        on_control(self.control.clear, lambda: {control_hash: ""}, outputs=[control_hash])
+        layouts = {
+            f"{name}_{row}": inputs[f"controls.{row}.{name}"]
+            for row in range(LAYOUT_ROWS)
+            for name in ("kind", "image")
+        }
+        shown = {"shown": self.shown}
+        on_where(page.new_map.change, self.take_map, inputs={"handed": page.new_map, **shown, **layouts}, outputs=rows)
+        on_where(self.compositions.select, self.take_composition, inputs=shown, outputs=rows)
+        on_where(self.add_layout.click, self.show_another, inputs=shown, outputs=rows)
+        for row, control in enumerate(self.controls):
+            use = {name: inputs[f"controls.{row}.{name}"] for name in ("kind", "image", "detected", "strength")}
+            on_where(self.frees[row].click, partial(self.remove_layout, row), inputs=shown, outputs=rows)
+            on_control = partial(page.on, notice=self.layout_notices[row])
+            on_control(
+                control.upload,
+                partial(self.take_control, row),
+                inputs={"file": control, "image": use["image"], "kind": use["kind"]},
+                outputs=rows,
+                **AS_UPLOADED,
+            )
+            on_control(control.clear, partial(self.clear_layout, row), outputs=[use["image"]])
+            page.on(
+                [page.app.load, page.base.change, *(component.change for component in use.values())],
+                partial(self.describe_layout, row),
+                inputs={"base": page.base, "width": inputs["width"], "height": inputs["height"], **use},
+                outputs=[use["kind"]],
+                notice=self.notes[row],
+                trigger_mode="always_last",
+            )
         on_style(
             self.style.upload,
             self.take_style,
@@ -249,13 +290,6 @@ class GenerateTab:
             self.defaults,
             inputs={"base": page.base},
             outputs=[inputs[name] for name in ("width", "height", "steps", "guidance_scale")],
-        )
-        kind = inputs["controls.0.kind"]
-        on(
-            [page.app.load, page.base.change, kind.change],
-            self.suit_base,
-            inputs={"base": page.base, "kind": kind},
-            outputs=[kind, self.unfit],
         )
 
     # What, where, how it looks
@@ -325,34 +359,95 @@ class GenerateTab:
         record = self.studio.import_lora(path, name=path.stem, base=base)
         return self.take_lora(handed={"lora": record.id}, prompt=prompt, **loras)
 
-    def take_map(self, *, handed: dict[str, Any]) -> dict[Any, Any]:
-        return self._layout(handed["image"], kind=handed["kind"], detected=True)
+    def take_map(self, *, handed: dict[str, Any], shown: list[int], **layouts: str) -> dict[Any, Any]:
+        """Put a map on the row of its kind, else on a free one, else on one more."""
+        kind = handed["kind"]
+        filled = [row for row in shown if layouts[f"image_{row}"]]
+        same = [row for row in filled if layouts[f"kind_{row}"] == kind]
+        fitting = [*same, *(row for row in shown if row not in filled)]
+        row = (fitting or self._another(shown))[0]
+        return {
+            **self._show_rows([*shown, row]),
+            **self._layout(row, handed["image"], detected=True),
+            self.inputs[f"controls.{row}.kind"]: kind,
+        }
 
-    def take_control(self, *, file: dict[str, Any], image: str) -> dict[Any, Any]:
+    def take_composition(self, event: gr.EventData, *, shown: list[int]) -> dict[Any, Any]:
+        """Put a sample on the row that was opened last: the one in hand."""
+        return self._layout(shown[-1], self._keep_sample(self.studio.samples().compositions, event.id), detected=False)
+
+    def take_control(self, row: int, *, file: dict[str, Any], image: str, kind: str) -> dict[Any, Any]:
+        """A photo, or a ready-made map, which is known for what it is."""
         try:
             image = self.studio.keep_image(Path(file["path"]))
         except BadImage as error:
-            return {self.control_notice: sentence(str(error), "bad"), self.control: self._shown(image)}
-        return {self.inputs["controls.0.image"]: image, self.inputs["controls.0.detected"]: False}
+            return {self.layout_notices[row]: sentence(str(error), "bad"), self.controls[row]: self._shown(image)}
+        found = self.studio.map_kind(image, kind)
+        use = f"controls.{row}"
+        updates = {self.inputs[f"{use}.image"]: image, self.inputs[f"{use}.detected"]: bool(found)}
+        if found:
+            said = f"This is a ready-made map: {self.kinds[found].title.lower()}. It is used as it is."
+            updates |= {self.inputs[f"{use}.kind"]: found, self.layout_notices[row]: sentence(said)}
+        return updates
 
-    def take_composition(self, event: gr.EventData) -> dict[Any, Any]:
-        return self._layout(self._keep_sample(self.studio.samples().compositions, event.id), detected=False)
+    def clear_layout(self, row: int) -> dict[Any, Any]:
+        return {self.inputs[f"controls.{row}.image"]: ""}
 
-    def _layout(self, image: str, *, detected: bool, kind: str | None = None) -> dict[Any, Any]:
+    def show_another(self, *, shown: list[int]) -> dict[Any, Any]:
+        return self._show_rows([*shown, self._another(shown)[0]])
+
+    def _another(self, shown: list[int]) -> list[int]:
+        """The rows that are not shown. Raises: BadSettings when there is none."""
+        hidden = [row for row in range(LAYOUT_ROWS) if row not in shown]
+        if not hidden:
+            raise BadSettings(f"There are {LAYOUT_ROWS} layouts already.", "Take one away first.")
+        return hidden
+
+    def remove_layout(self, row: int, *, shown: list[int]) -> dict[Any, Any]:
+        """Free the row and hide it, unless it is the only one; its settings are those of a new one again."""
+        defaults = form.spread(
+            GenerateSettings(prompt="-"), [f"controls.{row}.{name}" for name in form.FORMS[ControlUse]]
+        )
         return {
-            self.inputs["controls.0.image"]: image,
-            self.control: self._shown(image),
-            self.inputs["controls.0.detected"]: detected,
-            **({self.inputs["controls.0.kind"]: kind} if kind else {}),
+            **self._show_rows([other for other in shown if other != row] or [row]),
+            **{self.inputs[name]: value for name, value in defaults.items()},
+            **self._layout(row, "", detected=False),
+            self.inputs[f"controls.{row}.kind"]: next(iter(self.kinds)),
         }
 
-    def suit_base(self, *, base: str, kind: str) -> dict[Any, Any]:
-        """Say beside each kind, and below the menu, when the base cannot follow it."""
-        reasons = {k: self.studio.why_not_control(k.name, base) for k in self.studio.control_kinds()}
+    def _show_rows(self, shown: list[int]) -> dict[Any, Any]:
+        shown = list(dict.fromkeys(shown))
+        return {
+            self.shown: shown,
+            self.add_layout: gr.Button(interactive=len(shown) < LAYOUT_ROWS),
+            **{box: gr.Column(visible=row in shown) for row, box in enumerate(self.layouts)},
+        }
+
+    def _layout(self, row: int, image: str, *, detected: bool) -> dict[Any, Any]:
+        return {
+            self.inputs[f"controls.{row}.image"]: image,
+            self.controls[row]: self._shown(image),
+            self.inputs[f"controls.{row}.detected"]: detected,
+            self.layout_notices[row]: "",
+        }
+
+    def describe_layout(
+        self, row: int, *, base: str, width: int, height: int, kind: str, image: str, detected: bool, strength: float
+    ) -> dict[Any, Any]:
+        """Say below the row what stands in its way, and beside each kind when the base cannot follow it."""
+        reasons = {k: self.studio.why_not_control(k.name, base) for k in self.kinds.values()}
         choices = [(f"{k.title} (not with this base)" if reason else k.title, k.name) for k, reason in reasons.items()]
-        now = next((reason for k, reason in reasons.items() if k.name == kind), "")
-        said = sentence(f"{now} Choose another kind, or another base at the top.", "warn") if now else ""
-        return {self.inputs["controls.0.kind"]: gr.Dropdown(choices), self.unfit: said}
+        said: list[str] = []
+        if unfit := reasons[self.kinds[kind]]:
+            said.append(f"{unfit} Choose another kind, or another base at the top.")
+        if strength == 0:
+            said.append("At strength 0 this layout does nothing.")
+        if image and detected and width and height:  # a number box may be empty for a moment
+            said += self.studio.map_remarks(image, kind, width, height)
+        return {
+            self.inputs[f"controls.{row}.kind"]: gr.Dropdown(choices),
+            self.notes[row]: listing(("warn", text) for text in said),
+        }
 
     def take_style(self, *, file: dict[str, Any], image: str) -> dict[Any, Any]:
         try:
@@ -476,7 +571,7 @@ class GenerateTab:
         recipe, missing = self.studio.restore(png)
         settings = recipe.settings.replace(seed=recipe.seed, count=1)
         if form.parse(GenerateSettings, form.spread(settings, self.inputs)) != settings:
-            missing.append("It has more layouts or looks than fit on the page: the first of each are back.")
+            missing.append("It has more looks than fit on the page: the first is back.")
         said: list[tuple[Level, str]] = [("warn", problem) for problem in missing]
         back = "Everything else is back." if missing else "Every setting of that picture is back."
         said.append(("good", f"{back} Press Generate to make it again."))
@@ -489,7 +584,9 @@ class GenerateTab:
         return {
             **{component: values[name] for name, component in self.inputs.items()},
             **self.fill_stack(**loras),
-            self.control: self._shown(values["controls.0.image"]),
+            **{control: self._shown(values[f"controls.{row}.image"]) for row, control in enumerate(self.controls)},
+            **dict.fromkeys(self.layout_notices, ""),
+            **self._show_rows(list(range(max(1, len(settings.controls))))),
             self.style: self._shown(values["styles.0.image"]),
         }
 

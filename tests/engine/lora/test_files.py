@@ -26,7 +26,8 @@ from engine.generation import render
 from engine.lora.files import import_lora, read_lora, write_lora
 from engine.settings import GenerateSettings, TrainSettings
 from engine.workspace import Workspace
-from tests.tiny import CROSS_ATTENTION_DIM, SIDE_PX, make_tiny_base, make_tiny_lora
+from tests.engine.lora.other_families import FAMILIES, Layers, tensors
+from tests.tiny import CROSS_ATTENTION_DIM, SIDE_PX, make_tiny_lora
 
 SETTINGS = GenerateSettings(prompt="a mug", width=SIDE_PX, height=SIDE_PX, steps=2, guidance_scale=3.0)
 TO_K = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -43,18 +44,6 @@ SD15_UNET = {
     "attention_head_dim": 8,
     "norm_num_groups": 32,
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    return make_tiny_base(tmp_path_factory.mktemp("tiny") / "starter")
-
-
-@pytest.fixture
-def base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
-    monkeypatch.setenv("TRIPOD_STARTER", str(folder))
-    return families.base("starter")
 
 
 @pytest.fixture
@@ -204,8 +193,17 @@ def test_convolutions(base: Base, tmp_path: Path) -> None:
 
 def test_what_belongs_to_no_layer_is_left_out(base: Base, lora_file: Path, tmp_path: Path) -> None:
     extra = tmp_path / "extra.safetensors"
-    save_file({**load_file(lora_file), "bundle_emb.style.string_to_param.*": torch.ones(2, 8)}, extra)
-    assert read_lora(extra, base).layers.keys() == read_lora(lora_file, base).layers.keys()
+    others = {
+        "bundle_emb.style.string_to_param.*": torch.ones(2, 8),
+        "lora_unet_conv_in.lora_down.weight": torch.ones(4, 8, 3, 3),  # without its other half
+        "lora_unet_conv_in.diff_b": torch.ones(16),
+    }
+    save_file({**load_file(lora_file), **others}, extra)
+    lora, plain = read_lora(extra, base), read_lora(lora_file, base)
+    assert lora.layers.keys() == plain.layers.keys()
+    assert set(lora.unmatched) == others.keys()
+    assert (plain.matched, plain.unmatched) == (len(load_file(lora_file)), ())
+    assert lora.matched == plain.matched
 
 
 def low_rank(layer: str, in_size: int, out_size: int = 32, rank: int = 4) -> dict[str, torch.Tensor]:
@@ -242,10 +240,23 @@ def test_a_lora_of_another_base_is_refused(base: Base, tmp_path: Path, reason: s
     assert reason in str(refusal.value)
 
 
-@pytest.mark.parametrize(("kind", "key"), [("LoHa", "hada_w1_a"), ("LoKr", "lokr_w1"), ("DoRA", "dora_scale")])
+@pytest.mark.parametrize(
+    ("title", "layers"),
+    [(title, layers) for title, all_layers in FAMILIES.items() for layers in all_layers],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_a_lora_of_another_family_is_refused_by_its_name(
+    base: Base, tmp_path: Path, title: str, layers: Callable[[], Layers]
+) -> None:
+    save_file(tensors(layers()), tmp_path / "other.safetensors")
+    with pytest.raises(BadLora, match=f"made for {title}[.,]"):
+        read_lora(tmp_path / "other.safetensors", base)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("OFT", "oft_blocks"), ("GLoRA", "a1.weight"), ("IA3", "on_input")])
 def test_other_kinds_of_adapters_are_refused(base: Base, tmp_path: Path, kind: str, key: str) -> None:
     file = tmp_path / "kind.safetensors"
-    save_file({**low_rank(f"lora_unet_{TO_K}", CROSS_ATTENTION_DIM), f"lora_unet_{TO_K}.{key}": torch.ones(2)}, file)
+    save_file({f"lora_unet_{TO_K}.{key}": torch.ones(2)}, file)
     with pytest.raises(BadLora, match=f"kind.safetensors is a {kind}"):
         read_lora(file, base)
 
@@ -301,6 +312,16 @@ def test_files_that_are_no_lora(base: Base, tmp_path: Path, write: Callable[[Pat
     write(file)
     with pytest.raises(BadLora, match=f"upload.safetensors {sentence}"):
         read_lora(file, base)
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does(base: Base, tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    for length in range(0, 256, 8):
+        save_file(low_rank(f"lora_unet_{TO_K}", CROSS_ATTENTION_DIM), file, {"ss_training_comment": "-" * length})
+        if file.read_bytes()[0] == 0x80:
+            break
+    assert file.read_bytes()[0] == 0x80
+    assert read_lora(file, base).rank == 4
 
 
 @pytest.fixture

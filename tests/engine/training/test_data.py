@@ -34,8 +34,8 @@ def test_latents_and_texts_are_those_of_diffusers(
         )
         prompt, _ = pipeline.encode_prompt("a red mug", "cpu", 1, do_classifier_free_guidance=False)
     torch.testing.assert_close(data.latents[:1], latents)
-    torch.testing.assert_close(data.texts(torch.tensor([0, 1])), torch.cat([empty, text]))
-    torch.testing.assert_close(data.texts(data.prompts), prompt)
+    torch.testing.assert_close(data.texts(torch.tensor([0, 1])), {"prompt_embeds": torch.cat([empty, text])})
+    torch.testing.assert_close(data.texts(data.prompts), {"prompt_embeds": prompt})
     assert data.latents.shape == (10, 8, 8, 8)
     assert data.held_out is None
 
@@ -51,6 +51,7 @@ def test_held_out_photos_are_apart_and_at_fixed_noise(
     assert again.held_out is not None
     assert len(data.latents) == 8
     assert data.held_out.timesteps.tolist() == [125, 375, 625, 875] * 2
+    assert data.held_out.photos.tolist() == [8] * 4 + [9] * 4
     assert data.held_out.captions.tolist() == [9] * 4 + [10] * 4
     torch.testing.assert_close(data.held_out.noise, again.held_out.noise, rtol=0, atol=0)
     seen = {latents.numpy().tobytes() for latents in data.latents}
@@ -74,7 +75,7 @@ def test_a_batch_follows_from_the_number_of_its_step(settings: TrainSettings) ->
         for step, seed in ((3, 0), (3, 0), (4, 0), (3, 1))
     )
 
-    for name in ("latents", "noise", "timesteps", "captions"):
+    for name in ("latents", "noise", "timesteps", "photos", "captions"):
         torch.testing.assert_close(getattr(one, name), getattr(same, name), rtol=0, atol=0)
     assert not torch.equal(one.noise, next_one.noise)
     assert not torch.equal(one.noise, other_seed.noise)
@@ -90,6 +91,7 @@ def test_every_epoch_shows_every_photo_once(settings: TrainSettings, batch_size:
     shown = torch.cat([batch.latents.flatten() for batch in batches]).int().tolist()
     for epoch in range(len(shown) // 6):
         assert sorted(shown[6 * epoch : 6 * epoch + 6]) == list(range(6))
+    assert torch.cat([batch.photos for batch in batches]).tolist() == shown
     assert torch.cat([batch.captions for batch in batches]).tolist() == [photo + 1 for photo in shown]
 
 
@@ -117,16 +119,16 @@ def test_noise_is_standard_normal(settings: TrainSettings) -> None:
     assert noise.var().item() == pytest.approx(1, abs=4 * (2 / noise.numel()) ** 0.5)
 
 
-def test_texts_of_a_trained_encoder_follow_its_weights(parts: Components) -> None:
+def test_texts_of_a_trained_encoder_follow_its_weights(parts: Components, settings: TrainSettings) -> None:
     numbers = torch.tensor([1, 0])
     fixed, live = (
-        encode_texts(parts.tokenizer, parts.text_encoder, ["", "a mug"], trained=trained) for trained in (False, True)
+        encode_texts(parts, [None, "a mug"], settings.replace(text_encoder_learning_rate=rate)) for rate in (0.0, 1e-4)
     )
     torch.testing.assert_close(live(numbers), fixed(numbers))
 
     parts.text_encoder.get_input_embeddings().weight.mul_(2)
 
-    assert not torch.allclose(live(numbers), fixed(numbers))
+    assert not torch.allclose(live(numbers)["prompt_embeds"], fixed(numbers)["prompt_embeds"])
 
 
 @pytest.mark.parametrize(

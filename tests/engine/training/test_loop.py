@@ -66,7 +66,7 @@ def test_steps_are_those_of_a_plain_loop(
             latents=batch.latents,
             noise=batch.noise,
             timesteps=batch.timesteps,
-            text=data.texts(batch.captions),
+            text=data.texts(batch.captions)["prompt_embeds"],
             min_snr_gamma=5.0,
         ).mean()
         loss.backward()

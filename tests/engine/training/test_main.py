@@ -87,6 +87,12 @@ def test_the_lora_gives_the_live_picture_in_plain_diffusers(
     assert np.abs(live - expected).max() < 1.5 / 255
     assert np.abs(without - expected).max() > 10 / 255
 
+    download = workspace.lora_download(record.id)
+    assert any(key.startswith("lora_unet_") for key in load_file(download))
+    pipeline.unload_lora_weights()
+    pipeline.load_lora_weights(download)
+    assert np.abs(pictures() - expected).max() < 1 / 255
+
 
 def test_stopped_within_a_step_and_gone_on(tiny_base: Base, workspace: Workspace, settings: TrainSettings) -> None:
     work = work_for(workspace, settings, "stopped")

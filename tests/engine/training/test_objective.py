@@ -47,7 +47,7 @@ def test_loss_and_gradients_are_those_of_the_script(unet: Any, prediction_type: 
     zero_snr = prediction_type == "v_prediction"
     config: dict[str, Any] = SCHEDULER | {"prediction_type": prediction_type, "rescale_betas_zero_snr": zero_snr}
     generator = torch.Generator().manual_seed(1)
-    batch = {
+    batch: dict[str, Any] = {
         "latents": torch.randn(4, 8, 8, 8, generator=generator),
         "noise": torch.randn(4, 8, 8, 8, generator=generator),
         "timesteps": torch.tensor([0, 20, 500, 999]),
