@@ -18,6 +18,8 @@ from engine.settings import ControlUse, GenerateSettings, Settings, StyleUse
 from engine.workspace import RECIPE_CHUNK
 
 A1111_CHUNK = "parameters"
+PNG_LEVEL = 4
+"""zlib's: half the time of its usual 6, for files 4% larger."""
 
 SAMPLERS = {
     "default": ("Default", "Automatic"),
@@ -120,7 +122,7 @@ def png_bytes(image: Image.Image, recipe: Recipe, lora_names: dict[str, str]) ->
     chunks.add_text(A1111_CHUNK, a1111_text(recipe, lora_names))
     chunks.add_text(RECIPE_CHUNK, json.dumps(own, sort_keys=True))
     png = io.BytesIO()
-    image.save(png, "PNG", pnginfo=chunks)
+    image.save(png, "PNG", pnginfo=chunks, compress_level=PNG_LEVEL)
     return png.getvalue()
 
 

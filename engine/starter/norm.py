@@ -51,13 +51,11 @@ class _GroupNorm(torch.autograd.Function):
         slope = -(rstd**2) * mean_dx_hat_x_hat
         offset = -rstd * mean_dx_hat - slope * mean
         dx = torch.addcmul(of_channel(offset), of_channel(rstd * gain), dy).addcmul_(of_channel(slope), x)
-        return (
-            dx.reshape(n, height, width, channels).permute(0, 3, 1, 2),
-            sum_dy_x_hat.reshape(n, channels).sum(0).to(weight.dtype),
-            sum_dy.reshape(n, channels).sum(0).to(weight.dtype),
-            None,
-            None,
+        of_weight, of_bias = (
+            s.reshape(n, channels).sum(0).to(weight.dtype) if needed else None
+            for s, needed in zip((sum_dy_x_hat, sum_dy), ctx.needs_input_grad[1:3], strict=True)
         )
+        return dx.reshape(n, height, width, channels).permute(0, 3, 1, 2), of_weight, of_bias, None, None
 
 
 @contextmanager

@@ -164,7 +164,12 @@ class TrainTab:
 
     def preset(self, *, goal: Goal, base: str, quality: str) -> dict[Any, Any]:
         preset = self.studio.training_preset(goal, base, quality)
-        return {self.inputs[name]: value for name, value in preset.items()}
+        chosen = next(entry for entry in self.studio.bases() if entry.name == base)
+        reads_along = "text_encoder_lora" in chosen.spec.supports
+        return {
+            **{self.inputs[name]: value for name, value in preset.items()},
+            self.inputs["text_encoder_learning_rate"]: gr.Number(value=0, visible=reads_along),
+        }
 
     def estimate_time(self, *, base: str, **costly: int) -> dict[Any, Any]:
         if None in costly.values():  # a box that is being typed in
