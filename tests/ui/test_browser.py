@@ -151,14 +151,14 @@ def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
 
     page.fill("#prompt textarea", "something else")
     page.fill("#steps input", "9")
-    for picture in PICTURES:
-        page.click(f"{picture} button[aria-label='Remove Image']")
-        expect(page.locator(f"{picture} img")).to_have_count(0)
+    for given in PICTURES:
+        page.click(f"{given} button[aria-label='Remove Image']")
+        expect(page.locator(f"{given} img")).to_have_count(0)
     page.set_input_files("#restore input[type=file]", picture)
     expect(page.locator("#prompt textarea")).to_have_value("a photo of sks teddy bear")
     expect(page.locator("#steps input")).to_have_value("3")
-    for picture in PICTURES:
-        expect(page.locator(f"{picture} img")).to_be_visible()
+    for given in PICTURES:
+        expect(page.locator(f"{given} img")).to_be_visible()
     expect(page.locator("#lora-0 input")).to_have_value("Teddy bear")
     page.click("#go")
     expect(page.locator("#history .card")).to_have_count(2)
