@@ -325,7 +325,7 @@ class GenerateTab:
     def _thumbnail(self, record: LoraRecord) -> str:
         if not record.samples:
             return '<span class="frame lora-mark" aria-hidden="true">LoRA</span>'
-        return f'<span class="frame"><img src="{url(self.studio.thumbnail(record.samples[-1], 96))}" alt=""></span>'
+        return f'<span class="frame"><img src="{url(self.studio.thumbnail(record.samples[0], 96))}" alt=""></span>'
 
     def remove_lora(self, row: int, **loras: str) -> dict[Any, Any]:
         """Free the row; its weight is that of a new one again."""

@@ -236,7 +236,7 @@ class TrainTab:
             id=record.id,
             title=record.name,
             note=f"{record.trigger} {record.class_name}".strip(),
-            image=self.studio.thumbnail(record.samples[-1]) if record.samples else None,
+            image=self.studio.thumbnail(record.samples[0]) if record.samples else None,
             chosen=chosen,
         )
 
