@@ -137,7 +137,7 @@ def train(
         save_checkpoint(checkpoints, Checkpoint(step=vars(step), weights=weights, optimizer=optimizer.state_dict()))
 
     try:
-        with disable_input_dtype_casting(unet):  # autocast does it
+        with disable_input_dtype_casting(unet):  # or peft casts up what autocast casts down again
             for number in range(step.done if step else 0, settings.steps):
                 warm_up = min(1.0, (number + 1) / WARMUP_STEPS)
                 for group, peak in zip(optimizer.param_groups, lora.groups, strict=True):
