@@ -17,6 +17,10 @@ from engine.errors import BadModel
 from engine.families.base import Base
 
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
+UNION, UNION_KINDS = "controlnet-union", "kinds.json"
+IN_WHOLE = "model.diffusion_model."
+"""How the names of a denoiser's tensors begin in a checkpoint that holds more; else they begin without it."""
+
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 SD2_TEXT_WIDTH = 1024
 
@@ -24,9 +28,8 @@ SD2_TEXT_WIDTH = 1024
 _OTHERS = {
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
     "cond_stage_model.model.": "Stable Diffusion 2",
-    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
     "joint_blocks.": "Stable Diffusion 3",
-    "model.diffusion_model.double_blocks.": "Flux",
+    "double_stream_modulation_img.": "Flux.2",
     "double_blocks.": "Flux",
     "lora_": "a LoRA",
     "unet.": "a LoRA",
@@ -82,14 +85,16 @@ def _base_in_file(path: Path, published: Sequence[Base]) -> Base:
     remedy = _remedy(published)
 
     def holds(start: str) -> bool:
-        return any(name.startswith(start) for name in shapes)
+        return any(name.startswith((start, f"{IN_WHOLE}{start}")) for name in shapes)
 
-    base = next((base for base in published if all(map(holds, base.spec.checkpoint))), None)
+    base = next((base for base in published if all(map(holds, (*base.spec.checkpoint, *base.marks)))), None)
     if base is None:
         other = next((what for start, what in _OTHERS.items() if holds(start)), None)
         starts = ", ".join(sorted({name.partition(".")[0] for name in shapes})[:4])
         what = other or f"no model that is known here: the names of its tensors begin with {starts or 'nothing'}"
         raise BadModel(f"{path.name} holds {what}.", remedy)
+    if base.spec.denoiser == "transformer":  # in most files alone
+        return replace(base, variant=None, companion=base.source)
     channels = shapes["model.diffusion_model.input_blocks.0.0.weight"][1]
     latent_channels = shapes["first_stage_model.decoder.conv_in.weight"][1]
     if channels != latent_channels:
@@ -108,7 +113,8 @@ def _base_in_file(path: Path, published: Sequence[Base]) -> Base:
 
 
 def _remedy(published: Sequence[Base]) -> str:
-    titles = " or ".join(base.spec.title for base in published)
+    *titles, last = dict.fromkeys(base.spec.title for base in published)
+    titles = f"{', '.join(titles)} or {last}"
     return f"Use a whole checkpoint of {titles}, or a folder of one in diffusers' layout."
 
 
@@ -133,15 +139,19 @@ def _read_header(path: Path, size_bytes: int, changed_ns: int) -> tuple[dict[str
 def _base_in_folder(folder: Path, published: Sequence[Base]) -> Base:
     index = _read_json(folder, "model_index.json")
     found = index.get("_class_name", "no pipeline")
-    base = next((base for base in published if base.spec.pipeline == found), None)
+    of_family = [base for base in published if base.spec.pipeline == found]
+    config = _read_json(folder, f"{of_family[0].spec.denoiser}/config.json") if of_family else {}
+    base = next((base for base in of_family if base.denoiser_config.items() <= config.items()), None)
     if base is None:
         raise BadModel(f"{folder.name} holds a {found}.", _remedy(published))
-    if _read_json(folder, "text_encoder/config.json").get("hidden_size") == SD2_TEXT_WIDTH:
+    text_width = _read_json(folder, "text_encoder/config.json").get("hidden_size")
+    if base.spec.denoiser == "unet" and text_width == SD2_TEXT_WIDTH:
         raise BadModel(f"{folder.name} holds Stable Diffusion 2.", _remedy(published))
-    weights = [file.name for file in folder.glob("unet/*.safetensors")]
+    part = base.spec.denoiser
+    weights = [file.name for file in folder.glob(f"{part}/*.safetensors")]
     if not weights:
-        raise BadModel(f"{folder.name} has no .safetensors files in its folder unet.", _remedy(published))
-    side = _read_json(folder, "unet/config.json").get("sample_size")
+        raise BadModel(f"{folder.name} has no .safetensors files in its folder {part}.", _remedy(published))
+    side = config.get("sample_size")
     own = beside(folder)
     return replace(
         base,
@@ -149,6 +159,7 @@ def _base_in_folder(folder: Path, published: Sequence[Base]) -> Base:
         variant="fp16" if all(".fp16" in name for name in weights) else None,
         controlnets={**base.controlnets, **own["controlnets"]},
         ip_adapter=own["ip_adapter"] or base.ip_adapter,
+        image_encoder=None if own["ip_adapter"] else base.image_encoder,
         captioner=own["captioner"],
     )
 
@@ -165,11 +176,14 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def beside(folder: Path) -> dict[str, Any]:
     """What lies beside the parts of a base in its folder: ControlNets by kind, style adapter and captioner, by the
-    names that `Base` has for them."""
+    names that `Base` has for them. One ControlNet may follow several kinds, which its `UNION_KINDS` lists."""
     ip_adapter, captioner = folder / "ip_adapter" / "ip-adapter.safetensors", folder / "captioner"
+    union, kinds = folder / UNION, folder / UNION / UNION_KINDS
+    own = [path for path in sorted(folder.glob("controlnet-*")) if path != union]
     return {
         "controlnets": {
-            path.name.removeprefix("controlnet-"): str(path) for path in sorted(folder.glob("controlnet-*"))
+            **{kind: str(union) for kind in (json.loads(kinds.read_text()) if kinds.is_file() else ())},
+            **{path.name.removeprefix("controlnet-"): str(path) for path in own},
         },
         "ip_adapter": str(ip_adapter) if ip_adapter.is_file() else None,
         "captioner": str(captioner) if captioner.is_dir() else None,

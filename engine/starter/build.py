@@ -5,11 +5,7 @@
     reader              what lies where in latents; helps to train the denoiser
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
     grow                from 128 to 256 px: one more level -> presets/starter/unet
-    controlnet-canny    edges decide the layout            -> presets/starter/controlnet-canny
-    controlnet-openpose a skeleton decides the pose        -> presets/starter/controlnet-openpose
-    controlnet-depth    what is near decides the layout    -> presets/starter/controlnet-depth
-    controlnet-normal   slopes decide the layout           -> presets/starter/controlnet-normal
-    controlnet-segmentation  classes decide the layout     -> presets/starter/controlnet-segmentation
+    controlnet          maps of every kind decide the layout -> presets/starter/controlnet-union
     detectors           depth, normals, what lies where    -> presets/detectors/{depth,normal,segmentation}
     image-encoder       what style a picture is in         -> presets/starter/ip_adapter/image_encoder
     ip-adapter          style from a reference             -> presets/starter/ip_adapter
@@ -25,7 +21,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +33,7 @@ from torch import nn
 from transformers import BlipForConditionalGeneration, BlipProcessor, CLIPTextModel, CLIPTokenizer
 from transformers import CLIPVisionModelWithProjection as ImageEncoder
 
+from engine.families.local import UNION, UNION_KINDS
 from engine.families.starter import PRESET
 from engine.starter import (
     captioner,
@@ -178,36 +175,22 @@ _MODEL_INDEX = {
 }
 
 
-CONTROL_MAPS = {
-    "canny": control.canny_map,
-    "openpose": control.openpose_map,
-    "depth": control.depth_map,
-    "normal": control.normal_map,
-    "segmentation": control.segmentation_map,
-}
-
-
-def build_controlnet(bench: Workbench, minutes: float, kind: str) -> None:
-    part = f"controlnet-{kind}"
-    network = bench.load(ControlNetModel, part, lambda: control.new_controlnet(bench.unet))
-    people_only = kind == "openpose"
+def build_controlnet(bench: Workbench, minutes: float) -> None:
+    network = bench.load(ControlNetModel, UNION, lambda: control.new_controlnet(bench.unet))
     trained = control.train_controlnet(
-        kind,
         network,
-        CONTROL_MAPS[kind],
-        control.rows_with_people(bench.corpus) if people_only else torch.arange(len(bench.data)),
         bench.unet,
         bench.text_encoder,
         bench.tokenizer,
         bench.corpus,
         bench.data,
-        bench.reader,
         bench.cells,
         bench.build,
         size=bench.size,
         minutes=minutes,
     )
-    bench.save(trained, part)
+    bench.save(trained, UNION)
+    (bench.preset / UNION / UNION_KINDS).write_text(json.dumps(list(control.TAUGHT), indent=2) + "\n")
 
 
 def build_image_encoder(bench: Workbench, minutes: float) -> None:
@@ -271,7 +254,7 @@ STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "reader": build_reader,
     "denoiser": build_denoiser,
     "grow": build_grown,
-    **{f"controlnet-{kind}": partial(build_controlnet, kind=kind) for kind in CONTROL_MAPS},
+    "controlnet": build_controlnet,
     "image-encoder": build_image_encoder,
     "ip-adapter": build_ip_adapter,
     "captioner": build_captioner,

@@ -1,13 +1,17 @@
-"""ControlNets of the starter: edges, a skeleton, depth, normals or classes decide where things go; the base is frozen.
+"""The starter's ControlNet: edges, a skeleton, depth, normals, classes or strokes decide where things go; the base is
+frozen.
 
-The map is taken from the scene's photo, whatever look the picture is in, because that is how people use it: a photo
-gives the layout, the prompt or a reference gives the look (Zhang et al. 2023).
+One network follows every kind of map, which it tells apart by how they look; what it learns of placing things from one
+kind serves the others, and it is loaded once for several maps. The map is taken from the scene's photo, whatever look
+the picture is in, because that is how people use it: a photo gives the layout, the prompt or a reference gives the look
+(Zhang et al. 2023).
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
 # pyright: reportCallIssue=false
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,22 +19,33 @@ import cv2
 import numpy as np
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from engine.controls import edges
 from engine.controls.ade20k import PALETTE
 from engine.controls.openpose import draw
+from engine.errors import NothingDetected
+from engine.settings import ControlName
 from engine.starter.ade20k import classes_of
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
-from engine.starter.denoiser import HIGH_NOISE_SKEW, implied_x0, new_scheduler, noised, spread_timesteps
+from engine.starter.denoiser import (
+    HIGH_NOISE_SKEW,
+    new_scheduler,
+    noised,
+    spread_timesteps,
+    weight_of_cells,
+)
 from engine.starter.latents import LatentCorpus
-from engine.starter.perception import Cells, Reader, perception_loss
+from engine.starter.perception import Cells
 from engine.starter.render import joints_of
 from engine.starter.text import embed, empty_ids
 from engine.starter.training import Schedule, autocast, train
 from engine.starter.world import PERSON
 
-BATCH = {16: 48, 32: 32}
+BATCH = {16: 48, 32: 16}
+EMPTY_CAPTION_SHARE = 0.4
 CONDITIONING_WIDTHS = (16, 32, 64, 96)
 # OpenPose's joints with the person's left and right exchanged, as a mirror does.
 _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
@@ -86,11 +101,63 @@ def segmentation_map(corpus: Corpus, index: int, flipped: bool, size_px: int) ->
     return coloured[:, ::-1] if flipped else coloured
 
 
+def soft_edge_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:
+    """Soft edges of scene `index`'s photo."""
+    return _strokes(corpus, index, flipped, size_px, lambda photo, u: edges.soft_edges(photo, softness=0.75 + 2 * u))
+
+
+def scribble_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:
+    """The main outlines of scene `index`'s photo, as thick strokes."""
+    return _strokes(
+        corpus, index, flipped, size_px, lambda photo, u: edges.scribble(photo, width=3 + 6 * u, detail=0.3 + 0.5 * u)
+    )
+
+
+def line_art_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:
+    """Scene `index`'s photo as if inked."""
+    return _strokes(corpus, index, flipped, size_px, lambda photo, u: edges.line_art(photo, width=4 + 4 * u))
+
+
+def _strokes(
+    corpus: Corpus, index: int, flipped: bool, size_px: int, take: Callable[[Image.Image, float], Image.Image]
+) -> np.ndarray:
+    """What `take` sees in the photo, with an option that follows from a number in 0..1; black where it sees nothing."""
+    photo = cv2.resize(corpus[index * LOOKS_PER_SCENE], (size_px, size_px), interpolation=cv2.INTER_AREA)
+    try:
+        taken = take(Image.fromarray(photo), np.random.default_rng((index, int(flipped), 12)).uniform())
+    except NothingDetected:
+        return np.zeros_like(photo)
+    return np.asarray(taken)[:, ::-1] if flipped else np.asarray(taken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """A kind of map that the ControlNet learns: how it is made, and its share of the examples. With `people_only`, from
+    scenes that show a person."""
+
+    map_of: Callable[[Corpus, int, bool, int], np.ndarray]
+    share: float
+    people_only: bool = False
+
+
+TAUGHT: dict[ControlName, Taught] = {
+    "canny": Taught(map_of=canny_map, share=0.26),
+    "openpose": Taught(map_of=openpose_map, share=0.14, people_only=True),
+    "depth": Taught(map_of=depth_map, share=0.14),
+    "normal": Taught(map_of=normal_map, share=0.14),
+    "segmentation": Taught(map_of=segmentation_map, share=0.14),
+    "softedge": Taught(map_of=soft_edge_map, share=0.06),
+    "scribble": Taught(map_of=scribble_map, share=0.06),
+    "lineart": Taught(map_of=line_art_map, share=0.06),
+}
+
+
 @cache
 def _joints(index: int) -> np.ndarray | None:
     return joints_of(scene(index), 1)
 
 
+@cache
 def rows_with_people(corpus: Corpus) -> Tensor:
     """The latent rows (mirrored ones included) of scenes that show a person."""
     scenes = range(len(corpus) // LOOKS_PER_SCENE)
@@ -99,17 +166,27 @@ def rows_with_people(corpus: Corpus) -> Tensor:
     return torch.tensor([per_scene * i + offset for i in people for offset in range(per_scene)])
 
 
+def examples(corpus: Corpus, count: int, generator: torch.Generator) -> list[tuple[ControlName, int]]:
+    """`count` times a kind of map, by its share, and a row of the latents."""
+    kinds = list(TAUGHT)
+    shares = torch.tensor([TAUGHT[kind].share for kind in kinds])
+    chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
+    people, everywhere = rows_with_people(corpus), 2 * len(corpus)
+    places = torch.rand(count, generator=generator).tolist()
+
+    def row(kind: ControlName, place: float) -> int:
+        return int(people[int(place * len(people))]) if TAUGHT[kind].people_only else int(place * everywhere)
+
+    return [(kinds[i], row(kinds[i], place)) for i, place in zip(chosen.tolist(), places, strict=True)]
+
+
 def train_controlnet(
-    name: str,
     controlnet: ControlNetModel,
-    map_of: Callable[[Corpus, int, bool, int], np.ndarray],
-    rows: Tensor,
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     corpus: Corpus,
     data: LatentCorpus,
-    reader: Reader,
     cells: Cells,
     folder: Path,
     *,
@@ -117,11 +194,7 @@ def train_controlnet(
     minutes: float,
     learning_rate: float = 8e-4,
 ) -> nn.Module:
-    """Train on the latent rows `rows` of side `size` for `minutes`; returns the averaged ControlNet.
-
-    Where the map says what lies, the reader must find it in the implied x0: a reward for consistency, like that of
-    ControlNet++ (Li et al. 2024), beside the denoiser's own loss.
-    """
+    """Train on latents of side `size` for `minutes`; returns the averaged ControlNet."""
     alpha_bar = new_scheduler().alphas_cumprod
     empty = empty_ids(tokenizer)
     count = BATCH[size]
@@ -130,16 +203,20 @@ def train_controlnet(
     controlnet.to(memory_format=torch.channels_last)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        chosen = rows[torch.randint(len(rows), (count,), generator=generator)]
+        chosen = examples(corpus, count, generator)
+        rows = torch.tensor([row for _, row in chosen])
         words = torch.randint(data.tokens.shape[1], (count,), generator=generator)
-        latents, ids = data.latents[size][chosen].float(), data.tokens[chosen, words].long()
+        latents, ids = data.latents[size][rows].float(), data.tokens[rows, words].long()
         # Many captions say nothing, so that the map has to be read (Zhang et al. 2023, section 3.4).
-        ids[torch.rand(count, generator=generator) < 0.4] = empty
-        maps = [map_of(corpus, row // (2 * LOOKS_PER_SCENE), bool(row % 2), 8 * size) for row in chosen.tolist()]
+        ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
+        maps = [
+            TAUGHT[kind].map_of(corpus, row // (2 * LOOKS_PER_SCENE), bool(row % 2), 8 * size) for kind, row in chosen
+        ]
         condition = torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float() / 255
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
         x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
+        names, _ = cells.of(rows)
         with autocast():
             embeds = embed(text_encoder, ids)
             x_t = x_t.to(memory_format=torch.channels_last)
@@ -147,12 +224,10 @@ def train_controlnet(
             predicted = unet(
                 x_t, timesteps, embeds, down_block_additional_residuals=down, mid_block_additional_residual=mid
             ).sample
-            implied = implied_x0(x_t, predicted.float(), alpha_bar[timesteps])
-            perceived = perception_loss(reader, implied, latents, *cells.of(chosen))
-        squared = (predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight
-        return (squared + alpha_bar[timesteps].sqrt() * perceived).mean()
+        squared = (weight_of_cells(names) * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
+        return squared.mean()
 
     schedule = Schedule(
-        minutes=minutes, learning_rate=learning_rate, warmup_steps=50, ema=0.99, weight_decay=0.0, muon=True
+        minutes=minutes, learning_rate=learning_rate, warmup_steps=50, ema=0.995, weight_decay=0.0, muon=True
     )
-    return train(f"controlnet-{name}", folder, {"controlnet": controlnet}, loss_of, schedule)["controlnet"]
+    return train("controlnet", folder, {"controlnet": controlnet}, loss_of, schedule)["controlnet"]

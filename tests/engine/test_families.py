@@ -56,6 +56,22 @@ def test_the_starter_has_what_lies_in_its_folder(folder: Path, tmp_path: Path, m
         FAMILY.load_ip_adapter(bare, torch.float32, "cpu")
 
 
+def test_one_controlnet_may_follow_several_kinds(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "starter"
+    shutil.copytree(folder, copy)
+    monkeypatch.setenv("TRIPOD_STARTER", str(copy))
+    union = copy / "controlnet-union"
+    (copy / "controlnet-openpose").rename(union)
+    assert set(families.base("starter").controlnets) == {"canny"}  # what it follows is not said
+    (union / "kinds.json").write_text('["canny", "depth"]')
+    both = families.base("starter")
+    assert both.controlnets == {"canny": str(copy / "controlnet-canny"), "depth": str(union)}
+    assert (
+        load(both).unet.config.in_channels
+        == FAMILY.load_controlnet(both, "depth", torch.float32, "cpu").config.in_channels
+    )
+
+
 def test_a_base_that_does_not_exist() -> None:
     with pytest.raises(NotFound, match=r"'sd9'\. Choose one of: starter, sd15"):
         families.base("sd9")
@@ -92,7 +108,7 @@ def test_parts_are_those_of_plain_diffusers_frozen(base: families.Base) -> None:
 def test_half_precision_files_run_in_single_on_the_cpu(folder: Path, tmp_path: Path, base: families.Base) -> None:
     StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float16).save_pretrained(tmp_path)
     parts = load(replace(base, source=str(tmp_path)))
-    assert {p.dtype for m in (parts.unet, parts.vae, parts.text_encoder) for p in m.parameters()} == {torch.float32}
+    assert {p.dtype for m in (parts.denoiser, parts.vae, parts.text_encoder) for p in m.parameters()} == {torch.float32}
 
 
 def test_layers_are_those_of_the_loaded_models(base: families.Base) -> None:

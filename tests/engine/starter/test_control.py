@@ -1,14 +1,19 @@
 """The maps that ControlNets are trained on, against the truth that they show."""
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from engine.controls.ade20k import PALETTE
+from engine.settings import ControlName
 from engine.starter import ade20k, control
-from engine.starter.corpus import Corpus, relative_depth, scene
+from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, relative_depth, scene
 from engine.starter.render import render
+from engine.starter.world import PERSON
 
 INDEX = 10  # a box on the left and a vase on the right, on a beach
+SCENES = 60
 
 
 class OneScene(Corpus):
@@ -20,6 +25,13 @@ class OneScene(Corpus):
         self.segments = {INDEX: rendered.segmentation}  # type: ignore[assignment]
         self.depth = {INDEX: relative_depth(rendered.depth)}  # type: ignore[assignment]
         self.normals = {INDEX: np.round((rendered.normals + 1) * 127.5).astype(np.uint8)}  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return LOOKS_PER_SCENE * SCENES
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        assert row == LOOKS_PER_SCENE * INDEX  # the photo
+        return self.rendered.image
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +67,34 @@ def test_segments_have_the_colours_of_ade20k(corpus: OneScene) -> None:
     for value, name in enumerate((ade20k.SKY, ade20k.SAND, ade20k.THINGS["box"], ade20k.THINGS["vase"])):
         assert (shown[segmentation == value] == PALETTE[name]).all()
     assert np.array_equal(control.segmentation_map(corpus, INDEX, True, 128), shown[:, ::-1])
+
+
+@pytest.mark.parametrize("kind", ["softedge", "scribble", "lineart"])
+def test_strokes_lie_where_the_picture_changes(corpus: OneScene, kind: ControlName) -> None:
+    shown = control.TAUGHT[kind].map_of(corpus, INDEX, False, 128)
+    assert shown.shape == (128, 128, 3)
+    outline = cv2.morphologyEx(
+        (corpus.rendered.segmentation >= 2).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)
+    ).astype(bool)
+    assert shown[outline].mean() > 3 * shown[~outline].mean()
+
+
+def test_strokes_are_black_where_nothing_is_seen() -> None:
+    class Grey(Corpus):
+        def __init__(self) -> None: ...
+
+        def __getitem__(self, row: int) -> np.ndarray:
+            return np.full((128, 128, 3), 99, np.uint8)
+
+    assert not control.TAUGHT["scribble"].map_of(Grey(), 0, True, 128).any()
+
+
+def test_kinds_come_by_their_shares_and_poses_from_scenes_with_people(corpus: OneScene) -> None:
+    assert sum(taught.share for taught in control.TAUGHT.values()) == pytest.approx(1)
+    chosen = control.examples(corpus, 4000, torch.Generator().manual_seed(0))
+    for kind, taught in control.TAUGHT.items():
+        share = sum(name == kind for name, _ in chosen) / len(chosen)
+        assert share == pytest.approx(taught.share, abs=4 * np.sqrt(taught.share / len(chosen)))
+    assert {row // (2 * LOOKS_PER_SCENE) for kind, row in chosen if kind == "depth"} == set(range(SCENES))
+    people = {i for i in range(SCENES) if any(thing.kind == PERSON for thing in scene(i).things)}
+    assert {row // (2 * LOOKS_PER_SCENE) for kind, row in chosen if kind == "openpose"} == people

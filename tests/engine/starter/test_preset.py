@@ -41,7 +41,7 @@ def test_plain_diffusers_draws_with_everything_attached() -> None:
 
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         PRESET,
-        controlnet=ControlNetModel.from_pretrained(PRESET / "controlnet-canny", torch_dtype=torch.float32),
+        controlnet=ControlNetModel.from_pretrained(PRESET / "controlnet-union", torch_dtype=torch.float32),
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(PRESET / "ip_adapter" / "image_encoder"),
         feature_extractor=CLIPImageProcessor.from_pretrained(PRESET / "ip_adapter" / "image_encoder"),
         torch_dtype=torch.float32,
