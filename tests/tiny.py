@@ -75,11 +75,11 @@ SDXL_SCHEDULER: dict[str, Any] = {
 }
 
 
-def make_tiny_base(folder: Path) -> Path:
+def make_tiny_base(folder: Path, latent_channels: int = 8) -> Path:
     """Write a Stable Diffusion 1.5 style base for 64 px pictures into `folder`, and return it.
 
     Beside the base: `controlnet-canny`, `controlnet-openpose`, `ip_adapter` with its image encoder, and `captioner`.
-    Everything together has about 0.5 M parameters. It differs from Stable Diffusion 1.5 where the starter may too: 8
+    Everything together has about 0.5 M parameters. It differs from Stable Diffusion 1.5 where the starter may too: more
     latent channels, 48 tokens, v-prediction with zero terminal SNR and trailing timesteps.
     """
     import torch
@@ -87,11 +87,12 @@ def make_tiny_base(folder: Path) -> Path:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(**UNET)
+        channels: dict[str, Any] = {"in_channels": latent_channels, "out_channels": latent_channels}
+        unet = UNet2DConditionModel(**UNET | channels)
         tokenizer = _clip_tokenizer()
         base: dict[str, Any] = {
             "unet": unet,
-            "vae": AutoencoderKL(**VAE),
+            "vae": AutoencoderKL(**dict[str, Any](VAE, latent_channels=latent_channels)),
             "text_encoder": _text_encoder(tokenizer, "CLIPTextModel"),
             "tokenizer": tokenizer,
             "scheduler": DDIMScheduler(**SCHEDULER),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.adapters.window import Switch, within
-from engine.families.base import Components
+from engine.families.components import Components
 from engine.lora.files import LoraFile
 from engine.lora.names import TEXT_ENCODERS
 from engine.lora.networks import Network
@@ -68,16 +68,19 @@ class _Beside:
 
 
 def _adding(network: Network, layer: Any, strength: float) -> "Adding":
+    from peft.utils.integrations import dequantize_module_weight
+
+    weight = dequantize_module_weight(layer)
     if network.kind == "LoRA" and network.magnitude is None:
-        return _low_rank(network, layer, strength)
-    if network.kind == "LoRA" and network.magnitude is not None and len(network.magnitude) == len(layer.weight):
-        return _decomposed(network, layer, strength)
-    return _multiplied_out(network, layer, strength)
+        return _low_rank(network, layer, weight, strength)
+    if network.kind == "LoRA" and network.magnitude is not None and len(network.magnitude) == len(weight):
+        return _decomposed(network, layer, weight, strength)
+    return _multiplied_out(network, layer, weight, strength)
 
 
-def _low_rank(network: Network, layer: Any, strength: float) -> "Adding":
+def _low_rank(network: Network, layer: Any, weight: "Tensor", strength: float) -> "Adding":
     """(alpha / r) up down x."""
-    down, up, scale = _halves(network, layer, strength)
+    down, up, scale = _halves(network, weight, strength)
 
     def add(x: "Tensor", output: "Tensor") -> "Tensor":
         return output + _apply(layer, x, down, up) * scale
@@ -85,22 +88,23 @@ def _low_rank(network: Network, layer: Any, strength: float) -> "Adding":
     return add
 
 
-def _decomposed(network: Network, layer: Any, strength: float) -> "Adding":
+def _decomposed(network: Network, layer: Any, weight: "Tensor", strength: float) -> "Adding":
     """DoRA with g = m / |W + D|, a factor of each output: (g - 1) W x + g D x."""
-    down, up, scale = _halves(network, layer, strength)
-    stretch = (-1, *(1 for _ in layer.weight.shape[2:]))
-    gain = network.gain(layer.weight, strength).to(layer.weight.dtype).reshape(stretch)
-    bias = 0 if layer.bias is None else layer.bias.reshape(stretch)
+    down, up, scale = _halves(network, weight, strength)
+    stretch = (-1, *(1 for _ in weight.shape[2:]))
+    own_gain = network.gain(weight, strength).to(weight.dtype).reshape(stretch)
 
     def add(x: "Tensor", output: "Tensor") -> "Tensor":
+        gain = own_gain.to(output)
+        bias = 0 if layer.bias is None else layer.bias.to(output).reshape(stretch)
         return output + ((gain - 1) * (output - bias) + gain * _apply(layer, x, down, up) * scale)
 
     return add
 
 
-def _multiplied_out(network: Network, layer: Any, strength: float) -> "Adding":
+def _multiplied_out(network: Network, layer: Any, weight: "Tensor", strength: float) -> "Adding":
     """D x, for a D that is no shorter in parts."""
-    delta = network.delta(layer.weight, strength).to(layer.weight.dtype)
+    delta = network.delta(weight, strength).to(weight.dtype)
 
     def add(x: "Tensor", output: "Tensor") -> "Tensor":
         return output + _apply(layer, x, delta)
@@ -108,15 +112,16 @@ def _multiplied_out(network: Network, layer: Any, strength: float) -> "Adding":
     return add
 
 
-def _halves(network: Network, layer: Any, strength: float) -> "tuple[Tensor, Tensor, float]":
-    tensors = {role: tensor.to(layer.weight) for role, tensor in network.tensors().items()}
+def _halves(network: Network, weight: "Tensor", strength: float) -> "tuple[Tensor, Tensor, float]":
+    tensors = {role: tensor.to(weight) for role, tensor in network.tensors().items()}
     return tensors["lora_down"], tensors["lora_up"], strength * network.alpha / network.rank
 
 
 def _apply(layer: Any, x: "Tensor", weight: "Tensor", up: "Tensor | None" = None) -> "Tensor":
-    """`weight` in place of the layer's own, and then `up`."""
+    """`weight` in place of the layer's own, and then `up`, wherever `x` is: an offloaded layer was elsewhere before."""
     from torch.nn.functional import conv2d, linear
 
+    weight, up = weight.to(x), None if up is None else up.to(x)
     if weight.ndim == 2:
         first = linear(x, weight)
         return first if up is None else linear(first, up)

@@ -6,8 +6,9 @@ Beside those known by name, every model in the folder of TRIPOD_MODELS is a base
 from collections.abc import Callable, Iterator, Mapping
 
 from engine.errors import BadModel, NotFound
-from engine.families import sd15, sdxl, starter
-from engine.families.base import Base, Components, Embeds, Family, FamilySpec, IPAdapter, guided
+from engine.families import flux, flux2, qwen_image, sd3, sd15, sdxl, starter, z_image
+from engine.families.base import Base, Family, FamilySpec
+from engine.families.components import Components, Embeds, IPAdapter, guided
 from engine.families.local import Found, find_models
 
 __all__ = [
@@ -25,9 +26,27 @@ __all__ = [
     "refused_models",
 ]
 
-_BASES: dict[str, Callable[[], Base]] = {"starter": starter.base, "sd15": sd15.base, "sdxl": sdxl.base}
+_BASES: dict[str, Callable[[], Base]] = {
+    "starter": starter.base,
+    "sd15": sd15.base,
+    "sdxl": sdxl.base,
+    "sd35_medium": sd3.medium,
+    "sd35_large": sd3.large,
+    "flux_dev": flux.dev,
+    "flux_krea": flux.krea,
+    "flux_schnell": flux.schnell,
+    "z_image_turbo": z_image.turbo,
+    "z_image": z_image.base,
+    "qwen_image": qwen_image.base,
+    "flux2_klein": flux2.klein,
+    "flux2_klein_base": flux2.klein_base,
+}
 
-FAMILIES: dict[str, Family] = {family.spec.name: family for family in (sd15.FAMILY, sdxl.FAMILY)}
+_FAMILIES: tuple[Family, ...] = (
+    *(sd15.FAMILY, sdxl.FAMILY, sd3.FAMILY, flux.FAMILY),
+    *(z_image.FAMILY, qwen_image.FAMILY, flux2.FAMILY),
+)
+FAMILIES: dict[str, Family] = {family.spec.name: family for family in _FAMILIES}
 
 
 class _Bases(Mapping[str, Base]):
@@ -67,4 +86,8 @@ def refused_models() -> list[BadModel]:
 
 
 def _found() -> Found:
-    return find_models((sd15.base(), sdxl.base()), taken=_BASES)
+    published = (
+        *(sd15.base(), sdxl.base(), sd3.medium(), sd3.large(), flux.dev(), flux.schnell()),
+        *(z_image.turbo(), qwen_image.base(), flux2.klein(), flux2.klein_base()),
+    )
+    return find_models(published, taken=_BASES)

@@ -140,8 +140,8 @@ def _base_in_folder(folder: Path, published: Sequence[Base]) -> Base:
     index = _read_json(folder, "model_index.json")
     found = index.get("_class_name", "no pipeline")
     of_family = [base for base in published if base.spec.pipeline == found]
-    config = _read_json(folder, f"{of_family[0].spec.denoiser}/config.json") if of_family else {}
-    base = next((base for base in of_family if base.denoiser_config.items() <= config.items()), None)
+    config = index | _read_json(folder, f"{of_family[0].spec.denoiser}/config.json") if of_family else {}
+    base = next((base for base in of_family if base.configured.items() <= config.items()), None)
     if base is None:
         raise BadModel(f"{folder.name} holds a {found}.", _remedy(published))
     text_width = _read_json(folder, "text_encoder/config.json").get("hidden_size")

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from engine.families.base import Base, Embeds, FamilySpec
+from engine.families.base import Base, FamilySpec
+from engine.families.components import Embeds
 from engine.families.unet import UNetFamily
 
 SPEC = FamilySpec(
     name="sd15",
     title="Stable Diffusion 1.5",
     pipeline="StableDiffusionPipeline",
+    img2img="StableDiffusionImg2ImgPipeline",
+    inpaint="StableDiffusionInpaintPipeline",
     text_encoders={"text_encoder": "CLIPTextModel"},
     checkpoint=(
         "model.diffusion_model.input_blocks.0.0.weight",
@@ -18,8 +21,11 @@ SPEC = FamilySpec(
     ),
     vae_scale=8,
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
-    supports=frozenset({"controlnet", "ip_adapter", "negative_prompt", "text_encoder_lora"}),
-    style_targets=("all",),
+    supports=frozenset(
+        {"controlnet", "ip_adapter", "style_masks", "negative_prompt", "guidance_interval", "text_encoder_lora"}
+    ),
+    style_targets=("all", "style", "layout"),
+    style_blocks={"style": ("up_blocks.1",), "layout": ("down_blocks.2", "mid_block")},
     modelspec_architecture="stable-diffusion-v1/lora",
     ss_base_model_version="sd_v1",
 )

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.families.base import Base, Components, Embeds, FamilySpec
-from engine.families.unet import UNetFamily
+from engine.families.base import Base, FamilySpec
+from engine.families.components import Embeds
+from engine.families.unet import UNetComponents, UNetFamily
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,8 @@ SPEC = FamilySpec(
     name="sdxl",
     title="Stable Diffusion XL",
     pipeline="StableDiffusionXLPipeline",
+    img2img="StableDiffusionXLImg2ImgPipeline",
+    inpaint="StableDiffusionXLInpaintPipeline",
     text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"},
     checkpoint=(
         "model.diffusion_model.input_blocks.0.0.weight",
@@ -28,15 +31,16 @@ SPEC = FamilySpec(
     ),
     vae_scale=8,
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
-    supports=frozenset({"controlnet", "ip_adapter", "negative_prompt"}),
-    style_targets=("all",),
+    supports=frozenset({"controlnet", "ip_adapter", "style_masks", "negative_prompt", "guidance_interval"}),
+    style_targets=("all", "style", "layout"),
+    style_blocks={"style": ("up_blocks.0.attentions.1",), "layout": ("down_blocks.2.attentions.1",)},
     modelspec_architecture="stable-diffusion-xl-v1-base/lora",
     ss_base_model_version="sdxl_base_v1-0",
 )
 
 
 @dataclass(kw_only=True)
-class SDXLComponents(Components):
+class SDXLComponents(UNetComponents):
     """With the second text encoder, and whether no text is embedded as zeros (else as an empty text)."""
 
     text_encoder_2: Any

@@ -14,8 +14,11 @@ from engine.families.base import Base
 from engine.families.local import beside
 
 # What things look like sits in the convolutions of so small a model, and only a little of it in the attention.
+# Its blocks are too few to part style from layout.
 SPEC = replace(
-    sd15.SPEC, lora_targets=(*sd15.SPEC.lora_targets, "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut")
+    sd15.SPEC,
+    lora_targets=(*sd15.SPEC.lora_targets, "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut"),
+    style_targets=("all",),
 )
 PRESET = Path(__file__).parent.parent.parent / "presets" / "starter"
 

@@ -1,30 +1,29 @@
-"""What the families with a UNet have in common: loading, schedulers, the pipeline.
+"""What the families with a UNet have in common: schedulers, and how the UNet is called and steered.
 
-Sizes, channels, prediction type and schedule are read from the configurations of the base at hand. diffusers does the
-denoising; this module only puts its parts together, and knows no family by name.
+The prediction type and the schedule are read from the configurations of the base at hand. Knows no family by name.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import MissingModel
-from engine.families.base import Base, Components, Embeds, FamilySpec, IPAdapter, fetched
-from engine.settings import SchedulerName
+from engine.families.base import Base, fetched
+from engine.families.components import Components, Conditioned, Embeds
+from engine.families.pipelines import PipelineFamily
+from engine.settings import GenerateSettings, SchedulerName
 
 if TYPE_CHECKING:
     import torch
-
-CONFIGURATIONS = Path(__file__).parent.parent.parent / "presets" / "checkpoints"
-"""By family, everything but the weights in diffusers' layout: what a checkpoint in one file leaves out."""
+    from PIL.Image import Image
+    from torch import Tensor
 
 # Each is built from the configuration of the base's own scheduler, so that the prediction type, the betas and the
 # spacing of the timesteps stay those that the base was trained for.
 SCHEDULERS: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
+    "ddim_trailing": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
     "euler": ("EulerDiscreteScheduler", {}),
+    "euler_trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
     "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
@@ -33,44 +32,58 @@ SCHEDULERS: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class UNetFamily(ABC):
-    """A family whose denoiser is a UNet with cross-attention and whose autoencoder is AutoencoderKL. See `Family` for
-    the methods; how text is encoded is left to each family.
+@dataclass(kw_only=True)
+class UNetComponents(Components):
+    """With a UNet, which is told timesteps and text."""
 
-    `parts` is what a loaded base consists of, `options` what its pipeline is made with besides.
-    """
+    unet: Any
 
-    spec: FamilySpec
-    parts: type[Components] = Components
-    options: Mapping[str, Any]
+    @property
+    def denoiser(self) -> Any:
+        return self.unet
 
-    def load(self, base: Base, dtype: "torch.dtype", device: str) -> Components:
-        import torch
-        from diffusers.utils import logging
-        from transformers.utils import logging as transformers_logging
+    def clean_latents(
+        self, scheduler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: tuple[Any, ...]
+    ) -> "Tensor":
+        """Whatever the scheduler, the network sees x = a x0 + s e with a^2 + s^2 = 1, and predicts e or v = a e - s x0
+        (Salimans and Ho, arXiv 2202.00512, appendix D). Of both halves of classifier-free guidance, that of the prompt.
+        """
+        noisy, prediction = args[0][-1:], output[0][-1:]
+        alpha_squared = scheduler.alphas_cumprod[int(args[1])].to(noisy)
+        a, s = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        if scheduler.config.prediction_type == "v_prediction":
+            return a * noisy - s * prediction
+        return (noisy - s * prediction) / a
 
-        logging.set_verbosity_error()  # remarks for programmers
-        logging.disable_progress_bar()
-        transformers_logging.disable_progress_bar()
-        pipeline = self._from_file(base, dtype) if base.is_file else self._from_folder(base, dtype)
-        found = {**pipeline.config, **pipeline.components}
-        parts = self.parts(**{field.name: found[field.name] for field in fields(self.parts)})
-        for model in vars(parts).values():
-            if isinstance(model, torch.nn.Module):
-                model.to(device).eval().requires_grad_(False)
-        return parts
+    def condition(
+        self, controlnet: Any, image: "Image", generator: "torch.Generator", second: "torch.Generator"
+    ) -> "Tensor":
+        from diffusers.image_processor import VaeImageProcessor
 
-    def _from_folder(self, base: Base, dtype: "torch.dtype") -> Any:
-        import diffusers
+        processor = VaeImageProcessor(vae_scale_factor=1, do_convert_rgb=True, do_normalize=False)
+        return processor.preprocess(image).to(self.unet.device, self.unet.dtype)
 
-        weights = [base.weights(part) for part in ("unet", "vae", *self.spec.text_encoders)]
-        folder = fetched(base.source, "*.json", "tokenizer*/*", *weights)
-        if not (folder / "model_index.json").is_file():
-            raise MissingModel(f"There is no model in {folder}.", "Put its weights there, or choose another base.")
-        return getattr(diffusers, self.spec.pipeline).from_pretrained(
-            folder, variant=base.variant, dtype=dtype, use_safetensors=True, **self.options
+    def residuals(
+        self, control: Conditioned, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "dict[str, Tensor | list[Tensor]]":
+        sample, timestep = args
+        down, middle = control.controlnet(
+            sample,
+            timestep,
+            encoder_hidden_states=kwargs["encoder_hidden_states"],
+            controlnet_cond=control.condition.to(sample.device).repeat(len(sample), 1, 1, 1),
+            conditioning_scale=control.strength,
+            added_cond_kwargs=kwargs.get("added_cond_kwargs"),
+            return_dict=False,
         )
+        return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": middle}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetFamily(PipelineFamily):
+    """A family whose denoiser is a UNet with cross-attention and whose autoencoder is AutoencoderKL."""
+
+    parts: type[Components] = UNetComponents
 
     def _from_file(self, base: Base, dtype: "torch.dtype") -> Any:
         import diffusers
@@ -85,85 +98,25 @@ class UNetFamily(ABC):
         pipeline.scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, **base.schedule)
         return pipeline
 
-    def _configuration(self, base: Base) -> Path:
-        """A folder of diffusers' layout with at least the configurations of UNet and text encoders."""
-        if base.is_file:
-            return CONFIGURATIONS / self.spec.name
-        return fetched(base.source, *(f"{part}/config.json" for part in ("unet", *self.spec.text_encoders)))
-
-    def load_controlnet(self, base: Base, kind: str, dtype: "torch.dtype", device: str) -> Any:
-        from diffusers import ControlNetModel
-
-        source = base.require_controlnet(kind)
-        for variant in ("fp16", None):  # half the size, where there is one
-            name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
-            folder = fetched(source, "config.json", name)
-            if (folder / name).is_file():
-                break
-        else:
-            raise MissingModel(f"There are no safetensors weights in {source}.", "Choose another base.")
-        controlnet: Any = ControlNetModel.from_pretrained(folder, variant=variant, dtype=dtype, use_safetensors=True)
-        return controlnet.to(device).eval().requires_grad_(False)
-
-    def load_ip_adapter(self, base: Base, dtype: "torch.dtype", device: str) -> IPAdapter:
-        from safetensors.torch import load_file
-        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
-
-        source, _, file_name = base.require_ip_adapter().rpartition("/")
-        folder = fetched(source, file_name, "image_encoder/*.json", "image_encoder/model.safetensors")
-        state: dict[str, dict[str, Any]] = {"image_proj": {}, "ip_adapter": {}}
-        for key, tensor in load_file(folder / file_name).items():
-            group, _, name = key.partition(".")
-            state[group][name] = tensor.to(device, dtype)
-        image_encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
-            folder / "image_encoder", dtype=dtype, use_safetensors=True
-        )
-        # Published adapters have no preprocessor of their own: CLIP's, at the size of the encoder, as diffusers does
-        side_px = image_encoder.config.image_size
-        feature_extractor = (
-            CLIPImageProcessor.from_pretrained(folder / "image_encoder")
-            if (folder / "image_encoder" / "preprocessor_config.json").is_file()
-            else CLIPImageProcessor(size=side_px, crop_size=side_px)
-        )
-        return IPAdapter(
-            state=state,
-            image_encoder=image_encoder.to(device).eval().requires_grad_(False),
-            feature_extractor=feature_extractor,
-        )
-
-    def layers(self, base: Base) -> dict[str, tuple[int, ...]]:
-        import torch
-        import transformers
-        from diffusers import UNet2DConditionModel
-
-        folder = self._configuration(base)
-        unet_config: Any = UNet2DConditionModel.load_config(folder / "unet")
-        with torch.device("meta"):
-            models: dict[str, Any] = {"unet": UNet2DConditionModel.from_config(unet_config)}
-            for part, class_name in self.spec.text_encoders.items():
-                config = transformers.CLIPTextConfig.from_pretrained(folder / part)
-                models[part] = getattr(transformers, class_name)(config)
-        return {
-            f"{part}.{name}": tuple(module.weight.shape)
-            for part, model in models.items()
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
-        }
-
-    def pipeline(self, parts: Components, scheduler: SchedulerName) -> Any:
+    def scheduler(self, parts: Components, name: SchedulerName) -> Any:
         import diffusers
 
-        class_name, options = SCHEDULERS.get(scheduler, (type(parts.scheduler).__name__, {}))
-        pipeline = getattr(diffusers, self.spec.pipeline)(
-            **vars(parts)
-            | {"scheduler": getattr(diffusers, class_name).from_config(parts.scheduler.config, **options)},
-            **self.options,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        class_name, options = SCHEDULERS.get(name, (type(parts.scheduler).__name__, {}))
+        return getattr(diffusers, class_name).from_config(parts.scheduler.config, **options)
 
-    @abstractmethod
-    def encode(self, pipeline: Any, texts: Sequence[str | None]) -> Embeds: ...
+    def arguments(self, settings: GenerateSettings, embeds: Embeds, styles: "Sequence[Tensor]") -> dict[str, Any]:
+        return {
+            **embeds,
+            "guidance_scale": settings.guidance_scale,
+            "ip_adapter_image_embeds": [e if self.guides(settings) else e[1:] for e in styles] or None,
+        }
 
-    def added_conditions(self, embeds: Embeds, sizes: "torch.Tensor") -> Embeds | None:
+    def predict(
+        self, parts: UNetComponents, noisy: "Tensor", timesteps: "Tensor", embeds: Embeds, sizes: "Tensor"
+    ) -> "Tensor":
+        added = self.added_conditions(embeds, sizes)
+        return parts.unet(noisy, timesteps, embeds["prompt_embeds"], added_cond_kwargs=added).sample
+
+    def added_conditions(self, embeds: Embeds, sizes: "Tensor") -> Embeds | None:
+        """What the UNet takes beside timesteps and `prompt_embeds`, if anything, of sizes as in `predict`."""
         return None

@@ -1,11 +1,9 @@
 """LoRA files: reading those of several trainers, refusing those that do not fit, writing our own.
 
-A file is read against the layers of the base it is to stand beside. Every name and shape is checked before a weight is
-loaded: elsewhere a LoRA of another family loads silently as nothing, or in part. Knows nothing of how a LoRA acts.
+A file is read against the layers of the base it is to stand beside. Knows nothing of how a LoRA acts.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,10 +15,10 @@ from engine import families
 from engine.errors import BadLora
 from engine.families import Base
 from engine.lora import metadata as words
+from engine.lora.match import Match, match
 from engine.lora.metadata import PeftSettings
-from engine.lora.names import LoraFormat, by_flat_name, flat, layers_of, tensor_names
-from engine.lora.networks import DORA_SCALE, Network, Shape, complete, fits, network, rank_of, size_of
-from engine.lora.origins import TITLES, made_for, text_width
+from engine.lora.names import LoraFormat, joint_layers, tensor_names
+from engine.lora.networks import DORA_SCALE, Network, Shape, join, network, rank_of, split
 from engine.workspace import LoraRecord, Workspace, write_bytes
 
 if TYPE_CHECKING:
@@ -45,9 +43,6 @@ class LoraFile:
     unmatched: tuple[str, ...]
 
 
-_OTHER_KINDS = {"oft_": "OFT", ".a1.weight": "GLoRA", ".on_input": "IA3"}
-
-
 def read_lora(path: Path, base: Base, *, title: str | None = None) -> LoraFile:
     """Read a LoRA, LoCon, DoRA, LoHa or LoKr for `base`, under the names that kohya, LyCORIS, peft, diffusers or
     ComfyUI give its tensors. Errors call it `title`, or else by its file name.
@@ -63,17 +58,18 @@ def read_lora(path: Path, base: Base, *, title: str | None = None) -> LoraFile:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
             settings = PeftSettings.of(metadata)
-            matched = _match(title, shapes, base)
-            layers = {
-                name: _network({role: file.get_tensor(key) for role, key in keys.items()}, name, shape, settings)
-                for name, shape, keys in matched
-            }
+            matched = match(title, shapes, base)
+            layers: dict[str, Network] = {}
+            for found in matched:
+                net = _network({role: file.get_tensor(key) for role, key in found.keys.items()}, found, settings)
+                parts = split(net, found.sizes) if len(found.layers) > 1 else [net]
+                layers |= {layer: part for layer, part in zip(found.layers, parts, strict=True) if part}
             trigger = words.trigger_of(metadata)
     except (SafetensorError, ValueError) as error:  # ValueError: of its metadata, which is JSON inside JSON
         raise BadLora(
             f"{title} is damaged, cut short, or not a safetensors file.", "Download or export it again."
         ) from error
-    used = {key for _, _, keys in matched for key in keys.values()}
+    used = {key for found in matched for key in found.keys.values()}
     return LoraFile(
         layers=layers,
         rank=mode(layer.rank for layer in layers.values()),
@@ -97,50 +93,8 @@ def _refuse_pickle(path: Path, title: str) -> None:
         )
 
 
-def _match(title: str, shapes: Mapping[str, Shape], base: Base) -> list[tuple[str, Shape, dict[str, str]]]:
-    """Each layer of the base that the file has a network for: its name, its weight's shape, tensor names by role.
-
-    Tensors that belong to no network, such as embeddings that came along, are left out. Raises: BadLora.
-    """
-    found = {layer: keys for layer, keys in layers_of(shapes).items() if complete(keys)}
-    networks = {layer: {role: shapes[key] for role, key in keys.items()} for layer, keys in found.items()}
-    base_layers = families.family(base.family).layers(base)
-    _refuse_other_family(title, networks, base, base_layers)
-    names = by_flat_name(base_layers)
-    for layer, network_shapes in networks.items():
-        if layer not in names:
-            raise _misfit(title, base, f"it has a layer {layer}, which the base lacks")
-        if not fits(network_shapes, base_layers[names[layer]]):
-            raise _misfit(title, base, f"its layer {names[layer]} has another size")
-    if not found:
-        kind = next((kind for mark, kind in _OTHER_KINDS.items() if any(mark in key for key in shapes)), None)
-        if kind:
-            raise BadLora(f"{title} is a {kind}, which cannot be used here.", "Choose a LoRA, DoRA, LoHa or LoKr.")
-        raise BadLora(f"{title} holds no LoRA layers.", "Choose the .safetensors file of a LoRA.")
-    return [(names[layer], base_layers[names[layer]], keys) for layer, keys in found.items()]
-
-
-def _refuse_other_family(
-    title: str, networks: Mapping[str, Mapping[str, Shape]], base: Base, base_layers: Mapping[str, Shape]
-) -> None:
-    """Raises: BadLora."""
-    sizes = {layer: size for layer, shapes in networks.items() if (size := size_of(shapes))}
-    base_sizes = {flat(layer): (shape[0], math.prod(shape[1:])) for layer, shape in base_layers.items()}
-    maker, width, base_width = made_for(sizes), text_width(sizes), text_width(base_sizes)
-    other_width = width is not None and base_width is not None and width != base_width
-    # A base of its family may look like one of another, as a small one with the deep attention of a large one does
-    if other_width or maker not in (None, base.family, made_for(base_sizes)):
-        reason = f"it was made for {TITLES.get(maker or '', 'another base')}"
-        raise _misfit(
-            title, base, f"{reason}, whose text is {width} wide instead of {base_width}" if other_width else reason
-        )
-
-
-def _misfit(title: str, base: Base, reason: str) -> BadLora:
-    return BadLora(f"{title} does not fit the base {base.title}: {reason}.", f"Choose a LoRA made for {base.title}.")
-
-
-def _network(tensors: "Mapping[str, Tensor]", name: str, shape: Shape, settings: PeftSettings) -> Network:
+def _network(tensors: "Mapping[str, Tensor]", found: Match, settings: PeftSettings) -> Network:
+    name, shape = found.layers[0], found.shape
     rank = rank_of({role: tuple(tensor.shape) for role, tensor in tensors.items()})
     if rank is None:  # LoKr of whole matrices, which go by no alpha but in peft: there it is multiplied in
         declared = settings.rank(name) or 1
@@ -208,9 +162,12 @@ def export_lora(path: Path, lora: LoraFile, base: Base, *, format: LoraFormat = 
 def _write(path: Path, layers: Mapping[str, Network], about: Mapping[str, str], base: Base, format: LoraFormat) -> None:
     import torch
 
+    base_layers = families.family(base.family).layers(base)
     if format == "diffusers":
         _refuse_what_peft_lacks(path.name, layers)
-    name_of = tensor_names(format, families.family(base.family).layers(base))
+    else:
+        layers = _joined(path.name, layers, base_layers, base)
+    name_of = tensor_names(format, base_layers)
     tensors: dict[str, Tensor] = {}
     for layer, net in layers.items():
         by_role = net.tensors()
@@ -225,6 +182,27 @@ def _write(path: Path, layers: Mapping[str, Network], about: Mapping[str, str], 
     loras = {layer: net for layer, net in layers.items() if net.kind == "LoRA"}
     settings = words.peft_settings(loras) if format == "diffusers" and loras else {}
     write_bytes(path, words.file_content(tensors, {**about, **words.described(layers, base), **settings}))
+
+
+def _joined(
+    title: str, layers: Mapping[str, Network], base_layers: Mapping[str, Shape], base: Base
+) -> dict[str, Network]:
+    """The networks for the layers that the base's first code has. Raises: BadLora."""
+    rest = dict(layers)
+    if not base.spec.exports_original_layers:
+        return rest
+    for original, parts in joint_layers(base_layers, base.spec.original_layers).items():
+        nets = [rest.pop(part, None) for part in parts]
+        if not any(nets):
+            continue
+        joint = nets[0] if len(parts) == 1 else join(nets, [base_layers[part][0] for part in parts])
+        if joint is None:
+            raise BadLora(
+                f"{title} holds networks for the layers of {original} that this format cannot hold as one.",
+                "Export it in the diffusers format.",
+            )
+        rest[f"transformer.{original}"] = joint
+    return rest
 
 
 def _magnitude_for(net: Network, format: LoraFormat) -> "Tensor":

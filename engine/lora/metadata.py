@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mode
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,18 @@ def trigger_of(metadata: Mapping[str, str]) -> str:
     folders = json.loads(metadata.get("ss_tag_frequency", "{}")).values()
     counts = [(count, tag.strip()) for tags in folders for tag, count in tags.items()]
     return max(counts, default=(0, ""))[1]
+
+
+def names_of(file: Path) -> list[str]:
+    """What a LoRA file calls itself; nothing if it does not say, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError):
+        return []
+    return [metadata[key] for key in ("modelspec.title", "ss_output_name") if key in metadata]
 
 
 def kept(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -1,19 +1,21 @@
 """How the tensors of a LoRA file are called: which layer of the base, and which role in the layer's network.
 
 Every program has its own way. kohya's and LyCORIS's names cannot be taken apart again, for they have "_" for ".": so
-layers are compared in that form (`flat`), and found under the names that diffusers and that Stable Diffusion's first
-code (which ComfyUI and kohya's SDXL still use) give them. Knows nothing of tensors.
+layers are compared in that form (`flat`), and found under the names that diffusers and that a family's first code
+(which ComfyUI and kohya still use) give them. That code may have in one layer what diffusers has in several, such as
+queries, keys and values. Knows nothing of tensors.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from engine.lora.networks import DORA_SCALE, MAGNITUDE_VECTOR, ROLES
 
 LoraFormat = Literal["kohya", "diffusers", "comfyui"]
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 _OTHER_ROLES = {
     **{"lora_A": "lora_down", "lora_B": "lora_up"},  # peft, diffusers
@@ -26,6 +28,7 @@ _KEY = re.compile(
 
 # How a layer's name begins, by part of the base: kohya and LyCORIS; diffusers and peft; ComfyUI.
 _PREFIXES = {
+    "text_encoder_3": r"lora_te3_|text_encoder_3\.|text_encoders\.t5xxl\.transformer\.",
     "text_encoder_2": r"lora_te2_|text_encoder_2\.|text_encoders\.clip_g\.transformer\.",
     "text_encoder": r"lora_te1?_|text_encoder\.|text_encoders\.clip_l\.transformer\.",
     "transformer": r"lora_transformer_|transformer\.",
@@ -72,10 +75,36 @@ def flat(layer: str) -> str:
     return name
 
 
-def by_flat_name(layers: Collection[str]) -> dict[str, str]:
-    """The layers of a base by every name that a file may have for them, as `flat` gives it."""
-    original = {flat(f"unet.{name}"): layer for layer, name in original_names(layers).items()}
-    return original | {flat(layer): layer for layer in layers}
+def by_flat_name(
+    layers: Collection[str], patterns: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> dict[str, tuple[str, ...]]:
+    """The layers of a base by every name that a file may have for them, as `flat` gives it: one, or those that the file
+    has in one, from its first output to its last. `patterns` are `FamilySpec.original_layers`."""
+    names = {flat(f"unet.{name}"): (layer,) for layer, name in original_names(layers).items()}
+    names |= {flat(f"unet.{name}"): parts for name, parts in joint_layers(layers, patterns).items()}
+    for layer in layers:
+        part, _, module = layer.partition(".")
+        if part == "transformer":
+            names[flat(f"unet.{module}")] = (layer,)
+        if part == "text_encoder_2" and module.startswith(_IN_T5):  # the third of those that kohya counts
+            names[flat(f"text_encoder_3.{module}")] = (layer,)
+        names[flat(layer)] = (layer,)
+    return names
+
+
+_IN_T5 = "encoder.block."
+
+
+def joint_layers(layers: Collection[str], patterns: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """What the first code of a transformer calls its layers, each with those of diffusers that it holds; empty for
+    U-Nets."""
+    found: dict[str, tuple[str, ...]] = {}
+    for original, parts in patterns.items():
+        names = [f"transformer.{part}" for part in parts]
+        sign = re.compile(re.escape(names[0]).replace(r"\{\}", r"(\d+)"))
+        for match in filter(None, map(sign.fullmatch, layers)):
+            found[original.format(*match.groups())] = tuple(name.format(*match.groups()) for name in names)
+    return found
 
 
 _IN_RESNET = {
@@ -154,7 +183,7 @@ def _kohya(layer: str, originals: Mapping[str, str], two_encoders: bool) -> str:
     """As sd-scripts writes it, which trains SDXL, with its two text encoders, on Stable Diffusion's first U-Net."""
     part, _, module = layer.partition(".")
     if part in TEXT_ENCODERS:
-        number = TEXT_ENCODERS.index(part) + 1 if two_encoders else ""
+        number = 3 if module.startswith(_IN_T5) else TEXT_ENCODERS.index(part) + 1 if two_encoders else ""
         return f"lora_te{number}_{_in_text_model(module).replace('.', '_')}"
     name = originals.get(layer, module) if two_encoders else module
     return f"lora_unet_{name.replace('.', '_')}"
@@ -168,13 +197,14 @@ def _comfyui(layer: str, originals: Mapping[str, str], two_encoders: bool) -> st
     """The names of ComfyUI's own modules."""
     part, _, module = layer.partition(".")
     if part in TEXT_ENCODERS:
-        return f"text_encoders.clip_{'lg'[TEXT_ENCODERS.index(part)]}.transformer.{_in_text_model(module)}"
+        encoder = "t5xxl" if module.startswith(_IN_T5) else f"clip_{'lg'[TEXT_ENCODERS.index(part)]}"
+        return f"text_encoders.{encoder}.transformer.{_in_text_model(module)}"
     return f"diffusion_model.{originals.get(layer, module)}"
 
 
 def _in_text_model(module: str) -> str:
     """The module's name before transformers 5, which other programs still go by."""
-    return f"text_model.{module}" if module.startswith("encoder.") else module
+    return f"text_model.{module}" if module.startswith("encoder.layers.") else module
 
 
 _LYCORIS_ROLES = {"lora_down": "lora_down.weight", "lora_up": "lora_up.weight"}

@@ -11,9 +11,10 @@ tensors above are all there are afterwards. Roles are called as LyCORIS calls it
 """
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -115,6 +116,76 @@ def network(tensors: "Mapping[str, Tensor]", shape: Shape, *, rank: int, alpha: 
         rank=rank,
         alpha=alpha,
         magnitude=_magnitude(tensors, shape),
+    )
+
+
+def split(net: Network, sizes: Sequence[int]) -> list[Network | None]:
+    """The networks for the blocks of `sizes` outputs that `net` is for, one below the other; None for a block that it
+    leaves as it is. Magnitudes have to be those of outputs."""
+    import torch
+
+    parts: list[Network | None] = []
+    for first, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
+        rows = slice(first, first + size)
+        rank, alpha = net.rank, net.alpha
+        if net.kind == "LoRA":
+            (factor,) = net.factors
+            up, down = factor["lora_up"][rows], factor["lora_down"]
+            used = up.abs().amax(dim=0) > 0
+            if not used.any() and net.magnitude is None:
+                parts.append(None)
+                continue
+            if 0 < (count := int(used.sum())) < rank:  # what `join` has put side by side
+                up, down, rank, alpha = up[:, used], down[used], count, alpha * count / rank
+            factors = ({"lora_up": up.contiguous(), "lora_down": down.contiguous()},)
+        elif net.kind == "LoHa":
+            factors = tuple({role: m[rows] if role.endswith("_a") else m for role, m in f.items()} for f in net.factors)
+        else:  # a block of a Kronecker product is none
+            factors = ({"lokr_w1": torch.ones(1, 1)}, {"lokr_w2": net.matrix("cpu")[rows].contiguous()})
+        parts.append(
+            replace(
+                net,
+                factors=factors,
+                shape=(size, *net.shape[1:]),
+                rank=rank,
+                alpha=alpha,
+                magnitude=None if net.magnitude is None else net.magnitude[rows],
+            )
+        )
+    return parts
+
+
+def join(nets: Sequence[Network | None], sizes: Sequence[int]) -> Network | None:
+    """The inverse of `split`; None where there is none: only LoRAs can be put together, and DoRAs of all blocks.
+
+    What shares its lower half keeps it; else the halves are put side by side, with zeros between them.
+    """
+    import torch
+
+    there = [net for net in nets if net is not None]
+    decomposed = [net.magnitude is not None for net in there]
+    if any(net.kind != "LoRA" for net in there) or (any(decomposed) and sum(decomposed) < len(nets)):
+        return None
+    downs = [net.factors[0]["lora_down"] for net in there]
+    scales = [net.alpha / net.rank for net in there]
+    ups = [net.factors[0]["lora_up"] if net else torch.zeros(n, 0) for net, n in zip(nets, sizes, strict=True)]
+    is_shared = len(there) == len(nets) and all(torch.equal(down, downs[0]) for down in downs)
+    one_scale = len(set(scales)) == 1
+    if not one_scale:
+        of_each = iter(scales)
+        ups = [up * next(of_each) if net else up for net, up in zip(nets, ups, strict=True)]
+    factor = {
+        "lora_up": torch.cat(ups) if is_shared else torch.block_diag(*ups),
+        "lora_down": downs[0] if is_shared else torch.cat(downs),
+    }
+    rank = len(factor["lora_down"])
+    return replace(
+        there[0],
+        factors=({role: matrix.to(downs[0].dtype) for role, matrix in factor.items()},),
+        shape=(sum(sizes), *there[0].shape[1:]),
+        rank=rank,
+        alpha=(scales[0] if one_scale else 1.0) * rank,
+        magnitude=torch.cat([net.magnitude for net in there if net.magnitude is not None]) if any(decomposed) else None,
     )
 
 

@@ -7,15 +7,20 @@ last checkpoint.
 import math
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.cache import device_name
-from engine.families import base, family
+from engine.cache import device_name, give_back
+from engine.families import Base, base
 from engine.jobs import Work, run_in_process
 from engine.lora.files import export_lora, read_lora, write_lora
+from engine.memory.advice import backing_off, for_training
+from engine.memory.estimate import frozen_dtype
+from engine.memory.plans import TRAINING, Plan, in_words
+from engine.memory.run import load_base
 from engine.settings import TrainSettings
-from engine.training.data import prepare
+from engine.training.data import prepare, release_encoders
 from engine.training.loop import Step, train, trainable_lora
 from engine.training.samples import draw_samples, sample_prompts
 from engine.workspace import Workspace
@@ -25,24 +30,35 @@ CURVE_POINTS = 400
 
 def train_lora(work: Work) -> dict[str, Any]:
     """Do what the request asks; returns {"lora": id, "steps": count, "loss": smoothed, "held_out_loss": or None}."""
-    import torch
-
     settings = TrainSettings.from_dict(work.request["settings"])
-    workspace = Workspace(Path(work.request["workspace"]))
     chosen = base(settings.base)
     chosen.require_trainable(text_encoder=settings.text_encoder_learning_rate > 0)
+    advised = for_training(settings, chosen)
+    work.note(in_words(advised, chosen.title))
+    # After memory ran out it goes on from the last step
+    return backing_off(partial(_train_lora, work, settings, chosen), advised.plan, TRAINING, work, give_back)
+
+
+def _train_lora(work: Work, settings: TrainSettings, chosen: Base, plan: Plan) -> dict[str, Any]:
+    import torch
+
+    workspace = Workspace(Path(work.request["workspace"]))
     photos = workspace.dataset(settings.dataset).photos
     prompts = sample_prompts(settings)
 
     work.started("Loading the model")
-    parts = family(chosen.family).load(chosen, torch.float32, device_name())
-    parts.unet.to(memory_format=torch.channels_last)
+    dtype = frozen_dtype(device_name())
+    parts = load_base(chosen, dtype, device_name(), plan)
+    parts.denoiser.to(memory_format=torch.channels_last)
+    if plan.recomputes:
+        parts.denoiser.enable_gradient_checkpointing()
+    if plan.tiled:
+        parts.vae.enable_tiling()
     work.started(f"Reading {len(photos)} photos")
+    parts.vae.float()  # the photos are encoded once, and learnt from at every step
     data = prepare(parts, photos, prompts, settings, workspace=workspace, before_each=work.check_cancelled)
-    parts.vae.encoder = None  # the samples need the decoder only
-    if settings.text_encoder_learning_rate == 0:
-        for name in chosen.spec.text_encoders:
-            setattr(parts, name, None)
+    parts.vae.to(dtype)
+    release_encoders(parts, settings)
 
     work.started("Training")
     with (

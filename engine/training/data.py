@@ -7,7 +7,8 @@ of random generators to go on exactly. It knows nothing of losses, LoRAs or opti
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from engine.captioning import with_trigger
 from engine.families import Components, Embeds, base, family
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 HELD_OUT_TIMESTEPS = 4
+TEXTS_AT_ONCE = 16
 
 _NO_CAPTION = 0
 _LEAST_PHOTOS_PER_HELD_OUT = 5
@@ -44,7 +46,7 @@ class Batch:
 class TrainingData:
     """Latents (n, c, h, w) to train on, whose captions are the texts 1 to n; text 0 is none.
 
-    `sizes` are those of the photos and then of the held-out ones, as `Family.added_conditions` takes them. `held_out`
+    `sizes` are those of the photos and then of the held-out ones, as `Family.predict` takes them. `held_out`
     is the batch to measure on, None without held-out photos. `prompts` numbers the sample prompts.
     """
 
@@ -71,7 +73,7 @@ def prepare(
     both = (*train, *held_out)
     captions = [caption_to_train(photo.caption, settings) for photo in both]
     texts = encode_texts(parts, [None, *captions, *prompts], settings)
-    latents = encode_photos(parts.vae, both, workspace, settings.resolution, before_each)
+    latents = encode_photos(parts, both, workspace, settings.resolution, before_each)
     train_latents, held_out_latents = latents.split((len(train), len(held_out)))
     held_out_numbers = torch.arange(len(train), len(both))
     timestep_count = parts.scheduler.config.num_train_timesteps
@@ -100,9 +102,9 @@ def caption_to_train(caption: str, settings: TrainSettings) -> str:
 
 
 def encode_photos(
-    vae: Any, photos: Sequence[Photo], workspace: Workspace, side_px: int, before_each: Callable[[], None]
+    parts: Components, photos: Sequence[Photo], workspace: Workspace, side_px: int, before_each: Callable[[], None]
 ) -> "Tensor":
-    """Crops as latents (n, c, h, w), scaled as the UNet sees them: the mean of the posterior, which has no noise."""
+    """Crops as latents (n, c, h, w), as the denoiser sees them: the mean of the posterior, which has no noise."""
     import torch
     from diffusers.image_processor import VaeImageProcessor
 
@@ -112,8 +114,8 @@ def encode_photos(
         before_each()
         pixels = processor.preprocess(cropped(workspace.image(photo.image), photo.crop, side_px))
         with torch.no_grad():
-            latents.append(vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode())
-    return torch.cat(latents) * vae.config.scaling_factor
+            latents.append(parts.latents_of(pixels).float())
+    return torch.cat(latents)
 
 
 def size_conditions(photo: Photo, side_px: int) -> tuple[int, ...]:
@@ -147,9 +149,33 @@ def encode_texts(parts: Components, texts: Sequence[str | None], settings: Train
     if settings.text_encoder_learning_rate > 0:
         return lambda numbers: own.encode(pipeline, [texts[number] for number in numbers.tolist()])
     with torch.no_grad():
-        chunks = [own.encode(pipeline, texts[start : start + 16]) for start in range(0, len(texts), 16)]
-        embeds = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        starts = range(0, len(texts), TEXTS_AT_ONCE)
+        chunks = [own.encode(pipeline, texts[start : start + TEXTS_AT_ONCE]) for start in starts]
+        embeds = {name: _stacked([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return lambda numbers: {name: tensor[numbers] for name, tensor in embeds.items()}
+
+
+def release_encoders(parts: Components, settings: TrainSettings) -> None:
+    """Let go of what is no longer needed once everything is encoded. Samples need the autoencoder's decoder only."""
+    import torch
+
+    parts.vae.encoder = torch.nn.Identity()  # not None: Qwen's decodes look through it
+    parts.vae.enable_slicing()  # a sample is decoded by itself, in a part of the memory that all would take
+    if settings.text_encoder_learning_rate == 0:
+        for name in base(settings.base).spec.text_encoders:
+            setattr(parts, name, None)
+
+
+def _stacked(chunks: "Sequence[Tensor]") -> "Tensor":
+    """Chunks of texts, (n, width) or (n, tokens, ...), as one, padded with zeros to the tokens of the longest."""
+    import torch
+
+    if chunks[0].ndim < 3 and chunks[0].is_floating_point():
+        return torch.cat(list(chunks))
+    whole = chunks[0].new_zeros(sum(map(len, chunks)), max(c.shape[1] for c in chunks), *chunks[0].shape[2:])
+    for first, chunk in zip(accumulate(map(len, chunks), initial=0), chunks, strict=False):
+        whole[first : first + len(chunk), : chunk.shape[1]] = chunk
+    return whole
 
 
 def batch_of_step(step: int, latents: "Tensor", settings: TrainSettings, timestep_count: int) -> Batch:

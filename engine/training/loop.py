@@ -7,6 +7,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from engine.families import Components, base, family
 from engine.settings import TrainSettings
 from engine.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.training.data import Batch, TrainingData, batch_of_step
-from engine.training.objective import denoising_losses, training_schedule
+from engine.training.fused import fused_lora
+from engine.training.objective import losses, training_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,7 @@ class Lora:
 
 @contextmanager
 def trainable_lora(parts: Components, settings: TrainSettings, targets: Sequence[str]) -> Iterator[Lora]:
-    """Put a fresh LoRA beside the `targets` of the UNet and, if it has a learning rate, the text encoder's attention.
+    """Put a fresh LoRA beside the `targets` of the denoiser and, if it has a learning rate, those of the text encoder.
 
     It starts without effect (B = 0) and leaves the models as they were.
     """
@@ -58,7 +60,8 @@ def trainable_lora(parts: Components, settings: TrainSettings, targets: Sequence
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
     from peft import LoraConfig
 
-    layers = {"unet": (parts.unet, targets, settings.learning_rate)}
+    denoiser = family(base(settings.base).family).spec.denoiser
+    layers = {denoiser: (parts.denoiser, targets, settings.learning_rate)}
     if settings.text_encoder_learning_rate > 0:
         layers["text_encoder"] = (parts.text_encoder, TEXT_ENCODER_TARGETS, settings.text_encoder_learning_rate)
     torch.manual_seed(settings.seed)
@@ -70,6 +73,8 @@ def trainable_lora(parts: Components, settings: TrainSettings, targets: Sequence
                 LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(names))  # type: ignore[arg-type]
             )
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            for parameter in trained:
+                parameter.data = parameter.data.float()
             lora.groups.append({"params": trained, "lr": learning_rate})
         yield lora
     finally:
@@ -101,9 +106,9 @@ def train(
     Raises: BadSettings when the loss is no longer a number; the last checkpoint is from the step before.
     """
     import torch
-    from peft.helpers import disable_input_dtype_casting
 
-    unet, schedule, own = parts.unet, training_schedule(parts.scheduler), family(base(settings.base).family)
+    denoiser, schedule = parts.denoiser, training_schedule(parts.scheduler)
+    own = family(base(settings.base).family)
     timestep_count = schedule.config.num_train_timesteps
     parameters = [parameter for group in lora.groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW([dict(group) for group in lora.groups], fused=True)
@@ -116,19 +121,17 @@ def train(
         optimizer.load_state_dict(checkpoint.optimizer)
         yield step
 
-    half = half_copies(unet)
+    half = half_copies(denoiser)
 
     def losses_of(batch: Batch) -> "Tensor":
-        with mixed_precision(unet.device), small_attention(batch.latents):
-            embeds = data.texts(batch.captions)
-            return denoising_losses(
-                unet,
+        with mixed_precision(denoiser.device), small_attention(batch.latents):
+            return losses(
+                partial(own.predict, parts, embeds=data.texts(batch.captions), sizes=data.sizes[batch.photos]),
                 schedule,
+                own.spec.objective,
                 latents=batch.latents,
                 noise=batch.noise,
                 timesteps=batch.timesteps,
-                text=embeds["prompt_embeds"],
-                added=own.added_conditions(embeds, data.sizes[batch.photos]),
                 min_snr_gamma=settings.min_snr_gamma,
             )
 
@@ -137,13 +140,13 @@ def train(
         save_checkpoint(checkpoints, Checkpoint(step=vars(step), weights=weights, optimizer=optimizer.state_dict()))
 
     try:
-        with disable_input_dtype_casting(unet):  # or peft casts up what autocast casts down again
+        with fused_lora(lora.models.values()):
             for number in range(step.done if step else 0, settings.steps):
                 warm_up = min(1.0, (number + 1) / WARMUP_STEPS)
                 for group, peak in zip(optimizer.param_groups, lora.groups, strict=True):
                     group["lr"] = peak["lr"] * warm_up
 
-                with swapped(half):
+                with swapped(half), small_attention(data.latents):  # what is recomputed must be computed alike
                     loss = losses_of(batch_of_step(number, data.latents, settings, timestep_count)).mean()
                     loss.backward()
                 gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
@@ -182,17 +185,17 @@ def mixed_precision(device: "torch.device") -> "torch.autocast":
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def half_copies(unet: Any) -> "list[tuple[Tensor, Tensor]]":
-    """The frozen matrices of the UNet, each with its copy in bfloat16, if it is computed in that on a CPU; else none.
+def half_copies(denoiser: Any) -> "list[tuple[Tensor, Tensor]]":
+    """The frozen matrices of the denoiser, each with its copy in bfloat16, if a CPU computes it in that; else none.
 
     Autocast would make such copies again at every step, which takes 6% of it. A GPU's memory is too dear for them.
     """
     import torch
 
-    with mixed_precision(unet.device):
-        if unet.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+    with mixed_precision(denoiser.device):
+        if denoiser.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return []
-    layers = [layer for layer in unet.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
+    layers = [layer for layer in denoiser.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
     frozen = [weight for layer in layers for weight in layer.parameters(recurse=False) if not weight.requires_grad]
     return [(weight, weight.bfloat16()) for weight in frozen]
 

@@ -1,20 +1,46 @@
-"""What a denoiser learns: noise or velocity, weighted by min-SNR-gamma.
+"""What a denoiser learns: noise or velocity, weighted by min-SNR-gamma, or the direction of a flow.
 
-The loss of diffusers' `train_text_to_image_lora.py` and `train_text_to_image_lora_sdxl.py`. It knows nothing of photos,
-captions, LoRAs or optimizers.
+The losses of diffusers' `train_text_to_image_lora.py`, `train_text_to_image_lora_sdxl.py` and, with flows,
+`train_dreambooth_lora_flux.py`. It knows nothing of photos, captions, LoRAs or optimizers.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from engine.families.base import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Predict = Callable[[Tensor, Tensor], Tensor]
+    """From noisy latents (b, c, h, w) and timesteps (b,) to what the denoiser says of them, (b, c, h, w)."""
+
 
 def training_schedule(scheduler: Any) -> Any:
     """The forward process of a base, from the configuration of whatever scheduler it samples with."""
-    from diffusers import DDPMScheduler
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-    return DDPMScheduler.from_config(scheduler.config)
+    is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    return (FlowMatchEulerDiscreteScheduler if is_flow else DDPMScheduler).from_config(scheduler.config)
+
+
+def losses(
+    predict: "Predict",
+    schedule: Any,
+    objective: Objective,
+    *,
+    latents: "Tensor",
+    noise: "Tensor",
+    timesteps: "Tensor",
+    min_snr_gamma: float,
+) -> "Tensor":
+    """The loss of every example, (b,), by the objective; see there."""
+    if objective != "denoising":
+        places = logit_normal(timesteps, schedule)
+        return flow_losses(predict, schedule, objective=objective, latents=latents, noise=noise, places=places)
+    return denoising_losses(
+        predict, schedule, latents=latents, noise=noise, timesteps=timesteps, min_snr_gamma=min_snr_gamma
+    )
 
 
 def min_snr_weights(snr: "Tensor", prediction_type: str, gamma: float) -> "Tensor":
@@ -35,30 +61,54 @@ def min_snr_weights(snr: "Tensor", prediction_type: str, gamma: float) -> "Tenso
 
 
 def denoising_losses(
-    unet: Any,
-    schedule: Any,
-    *,
-    latents: "Tensor",
-    noise: "Tensor",
-    timesteps: "Tensor",
-    text: "Tensor",
-    added: "dict[str, Tensor] | None" = None,
-    min_snr_gamma: float,
+    predict: "Predict", schedule: Any, *, latents: "Tensor", noise: "Tensor", timesteps: "Tensor", min_snr_gamma: float
 ) -> "Tensor":
-    """The loss of every example, (b,): mean squared error of the prediction, weighted by min-SNR-gamma.
+    """Mean squared error of the prediction, weighted by min-SNR-gamma, for every example, (b,).
 
     Args:
-        schedule: as `training_schedule` gives it; its `prediction_type` says what the UNet predicts.
-        latents, noise: (b, c, h, w), latents as the UNet sees them (scaled).
+        schedule: as `training_schedule` gives it; its `prediction_type` says what is predicted.
+        latents, noise: (b, c, h, w), latents as the denoiser sees them (scaled).
         timesteps: (b,), integers from 0 to `num_train_timesteps` - 1.
-        text: (b, tokens, width).
-        added: what the UNet takes besides, if anything, b of each.
     """
     from diffusers.training_utils import compute_snr
 
     noisy = schedule.add_noise(latents, noise, timesteps)
-    prediction = unet(noisy, timesteps, text, added_cond_kwargs=added).sample
     prediction_type = schedule.config.prediction_type
     target = noise if prediction_type == "epsilon" else schedule.get_velocity(latents, noise, timesteps)
-    errors = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+    errors = _squared_errors(predict(noisy, timesteps), target)
     return errors * min_snr_weights(compute_snr(schedule, timesteps), prediction_type, min_snr_gamma)
+
+
+def flow_losses(
+    predict: "Predict", schedule: Any, *, objective: Objective, latents: "Tensor", noise: "Tensor", places: "Tensor"
+) -> "Tensor":
+    """Mean squared error of the predicted direction v = e - x0 at x = (1 - sigma) x0 + sigma e (Esser et al., arXiv
+    2403.03206, section 2), for every example, (b,). With the objective "flow to clean" that of x - sigma v, which
+    should be x0.
+
+    Args:
+        schedule: as `training_schedule` gives it, which may have its sigmas shifted.
+        latents, noise: (b, c, h, w), latents as the denoiser sees them (shifted and scaled).
+        places: (b,), integers: which of the schedule's timesteps, from the noisiest on.
+    """
+    timesteps, sigmas = (steps.to(latents.device)[places] for steps in (schedule.timesteps, schedule.sigmas))
+    sigma = sigmas.reshape(-1, 1, 1, 1).to(latents.dtype)
+    noisy = (1 - sigma) * latents + sigma * noise
+    direction = predict(noisy, timesteps)
+    if objective == "flow to clean":
+        return _squared_errors(noisy - sigma * direction, latents)
+    return _squared_errors(direction, noise - latents)
+
+
+def logit_normal(timesteps: "Tensor", schedule: Any) -> "Tensor":
+    """Uniform places in a schedule as ones whose fraction of it has a normal logit: more in the middle (arXiv
+    2403.03206, section 3.1)."""
+    import torch
+
+    count = schedule.config.num_train_timesteps
+    fractions = torch.sigmoid(torch.special.ndtri((timesteps + 0.5) / count))
+    return (fractions * count).long()
+
+
+def _squared_errors(prediction: "Tensor", target: "Tensor") -> "Tensor":
+    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine.families import Base, Components, family, guided
-from engine.settings import TrainSettings
+from engine.settings import GenerateSettings, TrainSettings
 from engine.training.data import TrainingData
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ def sample_prompts(settings: TrainSettings) -> tuple[str, ...]:
     )
 
 
+def sample_settings(base: Base) -> GenerateSettings:
+    """Of every sample, but for its prompt."""
+    return GenerateSettings(prompt="sample", guidance_scale=base.default_guidance)
+
+
 def draw_samples(
     base: Base, parts: Components, data: TrainingData, side_px: int, before_each_step: Callable[[], None]
 ) -> "list[Image]":
@@ -37,16 +42,22 @@ def draw_samples(
         before_each_step()
         return {}
 
+    own = family(base.family)
+    settings = sample_settings(base)
+    rescale = {"guidance_rescale": base.guidance_rescale} if base.guidance_rescale else {}
     with torch.no_grad():
-        embeds = guided(data.texts(data.prompts), data.texts(torch.zeros_like(data.prompts)))
-    pipeline = family(base.family).pipeline(parts, "default")
-    return pipeline(
-        **embeds,
-        width=side_px,
-        height=side_px,
-        num_inference_steps=STEPS,
-        guidance_scale=base.default_guidance,
-        guidance_rescale=base.guidance_rescale,
-        generator=[torch.Generator().manual_seed(SEED + number) for number in range(len(data.prompts))],
-        callback_on_step_end=on_step_end,
-    ).images
+        embeds = data.texts(data.prompts)
+        if own.guides(settings):
+            embeds = guided(embeds, data.texts(torch.zeros_like(data.prompts)))
+    # What is frozen may be in half precision, while the LoRA learns in single
+    half = parts.denoiser.dtype
+    with torch.autocast(parts.denoiser.device.type, half, enabled=half != torch.float32):
+        return own.pipeline(parts, "default")(
+            **own.arguments(settings, embeds, ()),
+            **rescale,
+            width=side_px,
+            height=side_px,
+            num_inference_steps=STEPS,
+            generator=[torch.Generator().manual_seed(SEED + number) for number in range(len(data.prompts))],
+            callback_on_step_end=on_step_end,
+        ).images

@@ -118,7 +118,7 @@ def test_denoisers_without_blocks_have_no_original_names() -> None:
 
 def test_a_whole_sdxl_lora_of_kohyas_matches(sdxl_layers: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     names = by_flat_name(sdxl_layers)
-    found = {names[named[0]] for layer in sdxl_kohya() if (named := parse(f"{layer}.alpha"))}
+    found = {names[named[0]][0] for layer in sdxl_kohya() if (named := parse(f"{layer}.alpha"))}
     by_part = [
         sum(layer.startswith(f"{part}.") for layer in found) for part in ("unet", "text_encoder", "text_encoder_2")
     ]
@@ -136,7 +136,7 @@ def test_kohyas_names_of_sdxl_are_its_own(sdxl_layers: dict[str, tuple[int, ...]
     for key in sdxl_kohya():
         named = parse(f"{key}.alpha")
         assert named
-        assert name(names[named[0]], "alpha") == f"{key}.alpha"
+        assert name(names[named[0]][0], "alpha") == f"{key}.alpha"
 
 
 @pytest.mark.parametrize("format", ["kohya", "diffusers", "comfyui"])
@@ -149,7 +149,7 @@ def test_every_name_that_is_written_is_read_again(family: str, format: str) -> N
         for layer in layers:
             named = parse(name(layer, role))
             assert named
-            assert (names[named[0]], named[1]) == (layer, role)
+            assert (names[named[0]], named[1]) == ((layer,), role)
 
 
 def test_comfyuis_names() -> None:

@@ -50,7 +50,7 @@ def test_steps_are_those_of_a_plain_loop(
     data = prepared(parts, workspace, settings)
     steps, state = trained(parts, data, settings, tmp_path / "run")
 
-    unet: Any = load_parts().unet
+    unet: Any = load_parts().denoiser
     torch.manual_seed(settings.seed)
     unet.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=list(TARGETS)))
     parameters = [p for p in unet.parameters() if p.requires_grad]
@@ -60,13 +60,13 @@ def test_steps_are_those_of_a_plain_loop(
     losses = []
     for step in range(4):
         batch = batch_of_step(step, data.latents, settings, 1000)
+        text = data.texts(batch.captions)["prompt_embeds"]
         loss = denoising_losses(
-            unet,
+            lambda noisy, timesteps, text=text: unet(noisy, timesteps, text).sample,
             schedule,
             latents=batch.latents,
             noise=batch.noise,
             timesteps=batch.timesteps,
-            text=data.texts(batch.captions)["prompt_embeds"],
             min_snr_gamma=5.0,
         ).mean()
         loss.backward()
@@ -90,7 +90,7 @@ def test_it_learns_and_leaves_no_trace(
 ) -> None:
     settings = settings.replace(learning_rate=1e-2, text_encoder_learning_rate=text_encoder_learning_rate)
     before = {f"{part}.{name}": t.clone() for part in vars(parts) for name, t in _state(getattr(parts, part)).items()}
-    modules = [type(module) for module in (*parts.unet.modules(), *parts.text_encoder.modules())]
+    modules = [type(module) for module in (*parts.denoiser.modules(), *parts.text_encoder.modules())]
     data = prepared(parts, workspace, settings)
 
     steps, state = trained(parts, data, settings, tmp_path / "run")
@@ -103,8 +103,8 @@ def test_it_learns_and_leaves_no_trace(
     after = {f"{part}.{name}": t for part in vars(parts) for name, t in _state(getattr(parts, part)).items()}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert modules == [type(module) for module in (*parts.unet.modules(), *parts.text_encoder.modules())]
-    assert not any(p.requires_grad for p in (*parts.unet.parameters(), *parts.text_encoder.parameters()))
+    assert modules == [type(module) for module in (*parts.denoiser.modules(), *parts.text_encoder.modules())]
+    assert not any(p.requires_grad for p in (*parts.denoiser.parameters(), *parts.text_encoder.parameters()))
 
 
 def _state(part: Any) -> dict[str, torch.Tensor]:
@@ -150,7 +150,7 @@ def test_divergence_keeps_the_last_good_step(
 def test_a_fresh_lora_changes_nothing(parts: Components, settings: TrainSettings, tiny_base: Base) -> None:
     inputs = (torch.randn(1, 8, 8, 8), torch.tensor([500]), torch.randn(1, 48, 32))
     with torch.no_grad():
-        before = parts.unet(*inputs).sample
+        before = parts.denoiser(*inputs).sample
         with trainable_lora(parts, settings, tiny_base.spec.lora_targets):
-            torch.testing.assert_close(parts.unet(*inputs).sample, before, rtol=0, atol=0)
-        torch.testing.assert_close(parts.unet(*inputs).sample, before, rtol=0, atol=0)
+            torch.testing.assert_close(parts.denoiser(*inputs).sample, before, rtol=0, atol=0)
+        torch.testing.assert_close(parts.denoiser(*inputs).sample, before, rtol=0, atol=0)

@@ -1,5 +1,6 @@
 """Training on Stable Diffusion XL: the objective of diffusers' script written out, and a whole training."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusers.training_utils import compute_snr
 
 from engine import families
 from engine.errors import BadSettings
+from engine.families.unet import UNetComponents
 from engine.settings import CropBox, TrainSettings
 from engine.training import samples
 from engine.training.__main__ import train_lora
@@ -99,12 +101,11 @@ def test_loss_and_gradients_are_those_of_the_script(prediction_type: str, gamma:
     everything = {**batch, **embeds, "original_sizes": original_sizes, "crop_top_lefts": crop_top_lefts}
     expected = script_loss(unet, DDPMScheduler.from_config(config), everything, gamma, resolution=64)
     expected_gradients = torch.autograd.grad(expected, list(unet.parameters()))
+    none: dict[str, Any] = dict.fromkeys(("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
     loss = denoising_losses(
-        unet,
+        partial(FAMILY.predict, UNetComponents(**none | {"unet": unet}), embeds=embeds, sizes=sizes),
         training_schedule(EulerDiscreteScheduler(**config)),
         **batch,
-        text=embeds["prompt_embeds"],
-        added=FAMILY.added_conditions(embeds, sizes),
         min_snr_gamma=gamma,
     ).mean()
     gradients = torch.autograd.grad(loss, list(unet.parameters()))
