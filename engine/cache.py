@@ -51,6 +51,13 @@ def memory() -> tuple[float, float]:
     return psutil.Process().memory_info().rss / 1e6, psutil.virtual_memory().total / 1e6
 
 
+def free_bytes() -> int:
+    """What nothing holds of the GPU's memory once torch is imported, else of the machine's."""
+    if cuda := _cuda():
+        return cuda.mem_get_info()[0] + cuda.memory_reserved() - cuda.memory_allocated()
+    return psutil.virtual_memory().available
+
+
 def _imported_torch() -> ModuleType | None:
     """torch if it is imported to the end; another thread may be in the middle of that."""
     torch = sys.modules.get("torch")
@@ -136,7 +143,7 @@ class ModelCache:
     def release_all(self) -> None:
         """Give back the memory of everything that is not leased."""
         if self._drop_until(-1):
-            _give_back()
+            give_back()
 
     def used_bytes(self) -> int:
         with self._lock:
@@ -152,7 +159,7 @@ class ModelCache:
         if budget is None:
             budget = int(memory()[1] * 1e6 * (GPU_SHARE if _cuda() else RAM_SHARE))
         if self._drop_until(budget):
-            _give_back()
+            give_back()
 
     def _drop_until(self, most_bytes: int) -> bool:
         """Drop what is not leased, longest unused first, until at most `most_bytes` are used; says whether any was."""
@@ -165,7 +172,8 @@ class ModelCache:
             return len(self._entries) < before
 
 
-def _give_back() -> None:
+def give_back() -> None:
+    """Return to the device what nothing refers to any more."""
     gc.collect()  # modules hold each other in cycles
     if cuda := _cuda():
         cuda.empty_cache()

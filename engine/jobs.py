@@ -355,7 +355,7 @@ def _perform(work: Work, do: Callable[[Work], dict[str, Any]]) -> bool:
 def _in_plain_words(error: Exception) -> TripodError:
     if isinstance(error, TripodError):
         return error
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_ALLOCATOR in str(error):
+    if ran_out_of_memory(error):
         return NoRoom(
             "The device has not enough memory left for this.",
             "Choose a smaller size or batch, or wait until the other jobs are done.",
@@ -363,6 +363,11 @@ def _in_plain_words(error: Exception) -> TripodError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return NoRoom("The disk is full.", "Delete pictures, datasets or LoRAs that you no longer need.")
     return _unexpected(type(error).__name__)
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether the computer or the device had not enough memory for what raised this."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_ALLOCATOR in str(error)
 
 
 def _unexpected(what: str) -> TripodError:
