@@ -53,10 +53,9 @@ def run(out: Path, quick: bool = False) -> dict[str, Any]:
 
 
 def _run(studio: Studio, out: Path, quick: bool, began_s: float) -> dict[str, Any]:
-    from engine.scores import subject_ceiling, subject_similarity
+    from engine.scores.identity import subject_ceiling, subject_similarity
 
     base = next(base for base in studio.bases() if base.name == "starter")
-    starter = Path(base.source)
     subject = studio.samples().subject(SUBJECT)
     held_out = [Image.open(file).convert("RGB") for file in subject.held_out]
     plain = GenerateSettings(
@@ -124,9 +123,9 @@ def _run(studio: Studio, out: Path, quick: bool, began_s: float) -> dict[str, An
         "total_s": round(time.monotonic() - began_s, 1),
         "train_s": round(train_s, 1),
         "warm_picture_s": round(warm["seconds"], 2),
-        "subject_before": round(subject_similarity(before, held_out, starter=starter), 3),
-        "subject_after": round(subject_similarity(after, held_out, starter=starter), 3),
-        "ceiling": round(subject_ceiling(photos, held_out, starter=starter), 3),
+        "subject_before": round(subject_similarity(before, held_out, models=studio.models), 3),
+        "subject_after": round(subject_similarity(after, held_out, models=studio.models), 3),
+        "ceiling": round(subject_ceiling(photos, held_out, models=studio.models), 3),
         "files": [str(file) for file in files],
     }
 

@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from engine.controls import skeletons
 from engine.controls.ade20k import classes_of
 from engine.controls.geometry import normals_of
+from engine.errors import NothingDetected
 
 EDGE_TOLERANCE_PX = 2
 MIN_CLASS_SHARE = 0.001  # of the pixels; smaller areas are seams between two others
@@ -83,6 +85,14 @@ def pose_pck(asked: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
     return float(right / total) if total else 1.0
 
 
+def joints_kept(asked: Image.Image, found: Image.Image) -> float:
+    """`pose_pck` of the people in two OpenPose drawings. Raises: NothingDetected for nobody in the one asked for."""
+    people = skeletons.read(asked)
+    if not people:
+        raise NothingDetected("Nobody can be made out in this pose map.", "Use a larger one.")
+    return pose_pck(people, skeletons.read(found))
+
+
 _EDGES = Measure(
     title="Edges kept",
     method=f"F1 of the light pixels, met within {EDGE_TOLERANCE_PX} px",
@@ -93,6 +103,13 @@ _EDGES = Measure(
 
 MEASURES = {
     **dict.fromkeys(("canny", "softedge", "lines", "scribble", "lineart"), _EDGES),
+    "openpose": Measure(
+        title="Pose kept",
+        method="share of joints found within a tenth of the person (PCK@0.1)",
+        worst=0.0,
+        best=1.0,
+        between=joints_kept,
+    ),
     "depth": Measure(
         title="Depth kept",
         method="Pearson's correlation of relative inverse depth",
