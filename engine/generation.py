@@ -8,26 +8,34 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from engine import families
 from engine.adapters import Attached, Control, Lora, Style, attach
-from engine.adapters.ip_adapter import embed
+from engine.adapters.guidance import attach_guidance
+from engine.adapters.inpainting import as_ordinary
+from engine.adapters.ip_adapter import EVERYWHERE, embed
+from engine.adapters.step_cache import attach_step_cache
 from engine.cache import ModelCache, ValueCache, device_name, device_title
 from engine.controls import KINDS, detect
 from engine.controls.geometry import turned_left
 from engine.controls.ready import fitted
 from engine.errors import BadSettings, MissingModel
-from engine.families import Base, Components, Embeds, guided
+from engine.families import Base, Components, Embeds, Family, guided
 from engine.families.base import dtype_for, full_precision, weights_hash
 from engine.jobs import Work
 from engine.lora.files import read_lora
-from engine.preview import Seen, coloured, denoised, latent_colours, watched
+from engine.memory.advice import backing_off, for_picture
+from engine.memory.plans import GENERATION, Plan
+from engine.memory.run import followed, load_base
+from engine.preview import Seen, coloured, latent_colours, watched
 from engine.recipe import Recipe, png_bytes
-from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StyleUse
+from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StepCacheName, StyleTarget, StyleUse, Task
+from engine.start_picture import Start, start_from
+from engine.style_mask import style_mask
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,23 +59,54 @@ def generate(settings: GenerateSettings, *, workspace: Workspace, cache: ModelCa
     began_s = time.perf_counter()
     base = families.base(settings.base)
     require_supported(settings, base)
-    loras = [workspace.lora(use.lora) for use in settings.loras]
     pictures: list[str] = []
 
+    def draw(plan: Plan) -> None:
+        drawn = _drawn(settings, base, plan, len(pictures), workspace=workspace, cache=cache, work=work)
+        for picture in drawn:  # each is kept, also when memory runs out for the next
+            pictures.append(picture)
+
     work.started(f"Loading {base.title}")
-    with _leased(settings, base, workspace, cache) as (parts, attachments):
+    plan = for_picture(settings, base, workspace, cache).plan
+    backing_off(draw, plan, GENERATION, work, cache.release_all)
+    return {"pictures": pictures, "seconds": time.perf_counter() - began_s}
+
+
+def _drawn(
+    settings: GenerateSettings,
+    base: Base,
+    plan: Plan,
+    finished: int,
+    *,
+    workspace: Workspace,
+    cache: ModelCache,
+    work: Work,
+) -> Iterator[str]:
+    """Make and keep the pictures after those that are `finished`; yields the id of each."""
+    loras = [workspace.lora(use.lora) for use in settings.loras]
+    start = start_of(settings, workspace)
+    with _leased(settings, start, base, plan, workspace, cache) as (parts, attachments):
         base_hash = weights_hash(base)
-        colours = _VALUES.get(("latent colours", base_hash), partial(_colours, parts.vae))
-        pipeline = families.family(base.family).pipeline(parts, settings.scheduler)
-        _note_long_prompts(pipeline.tokenizer, settings, work)
+        colours = _VALUES.get(("latent colours", base_hash), partial(_colours, parts, base))
+        pipeline = families.family(base.family).pipeline(parts, settings.scheduler, settings.task)
+        if settings.step_cache != "none" and settings.controls:
+            work.note("The step cache is off for this picture: with it, a layout may not hold.")
+        _note_what_is_not_read(families.family(base.family), pipeline, settings, work)
         work.started("Drawing")
-        with attach(parts, **attachments) as attached, watched(parts.unet) as seen:
+        with (
+            attach(parts, **attachments) as attached,
+            watched(parts) as seen,
+            followed(plan, pipeline, base, device_name()),
+        ):
             prompt = encode(pipeline, settings, base)
-            reporter = _Reporter(work=work, settings=settings, scheduler=pipeline.scheduler, seen=seen, colours=colours)
-            for i in range(settings.count):
+            guess = partial(_guess, parts, pipeline.scheduler, seen)
+            reporter = _Reporter(work=work, settings=settings, guess=guess, colours=colours)
+            for i in range(finished, settings.count):
                 one = settings.replace(seed=(settings.seed + i) % (MAX_SEED + 1), count=1)
                 drawing_s = time.perf_counter()
-                image = render(pipeline, one, base, prompt=prompt, attached=attached, on_step=partial(reporter, i))
+                image = render(
+                    pipeline, one, base, prompt=prompt, attached=attached, start=start, on_step=partial(reporter, i)
+                )
                 recipe = Recipe(
                     settings=one,
                     seed=one.seed,
@@ -78,8 +117,7 @@ def generate(settings: GenerateSettings, *, workspace: Workspace, cache: ModelCa
                     duration_s=time.perf_counter() - drawing_s,
                 )
                 png = png_bytes(image, recipe, {lora.id: lora.name for lora in loras})
-                pictures.append(workspace.add_picture(png, recipe.to_dict()).id)
-    return {"pictures": pictures, "seconds": time.perf_counter() - began_s}
+                yield workspace.add_picture(png, recipe.to_dict()).id
 
 
 @lru_cache
@@ -87,9 +125,13 @@ def _versions() -> dict[str, str]:
     return {library: version(library) for library in LIBRARIES}
 
 
-def _colours(vae: Any) -> "Tensor":
-    with full_precision(vae):
-        return latent_colours(vae)
+def _colours(parts: Components, base: Base) -> "Tensor":
+    with full_precision(parts.vae):
+        return latent_colours(parts.latents_of, base.spec.vae_scale)
+
+
+def _guess(parts: Components, scheduler: Any, seen: Seen) -> "Tensor":
+    return parts.clean_latents(scheduler, seen.args, seen.kwargs, seen.output)
 
 
 def encode(pipeline: Any, settings: GenerateSettings, base: Base) -> Embeds:
@@ -99,7 +141,7 @@ def encode(pipeline: Any, settings: GenerateSettings, base: Base) -> Embeds:
     family = families.family(base.family)
     with torch.no_grad():
         prompt = family.encode(pipeline, [settings.prompt])
-        if settings.guidance_scale > 1:
+        if family.guides(settings):
             return guided(prompt, family.encode(pipeline, [settings.negative_prompt or None]))
         return prompt
 
@@ -111,40 +153,92 @@ def render(
     *,
     prompt: Embeds | None = None,
     attached: Attached | None = None,
+    start: Start | None = None,
     on_step: OnStep | None = None,
 ) -> "Image":
     """One picture from the noise of `settings.seed`.
 
     Args:
+        pipeline: the family's for the task of the settings.
         prompt: from `encode`, if it is at hand.
+        start: what `settings.start` names.
         on_step: called with (steps done, steps in all) after every step; what it raises ends the picture.
     """
     import torch
 
-    attached = attached or Attached()
-    is_guided = settings.guidance_scale > 1
+    family = families.family(base.family)
+    generator = torch.Generator("cpu").manual_seed(settings.seed)
+    with ExitStack() as stack:
+        attached = _guidance(attached or Attached(), pipeline, settings, base, stack)
 
-    def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        total = len(pipeline.scheduler.timesteps)
-        attached.before_step(step + 1, total)
-        if on_step:
-            on_step(step + 1, total)
+        def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            attached.before_step(step + 1, pipeline.num_timesteps)
+            if on_step:
+                on_step(step + 1, pipeline.num_timesteps)
+            return {}
+
+        attached.begin(generator)
+        steps = _steps(pipeline, settings, family)
+        attached.before_step(0, steps)
+        if settings.step_cache != "none" and not settings.controls:
+            denoiser, threshold = getattr(pipeline, base.spec.denoiser), settings.step_cache_threshold
+            stack.enter_context(attach_step_cache(denoiser, settings.step_cache, threshold=threshold, steps=steps))
+        drawn = pipeline(
+            **family.arguments(settings, prompt or encode(pipeline, settings, base), attached.style_embeddings),
+            **_started(start, pipeline, stack),
+            width=settings.width,
+            height=settings.height,
+            num_inference_steps=settings.steps,
+            generator=generator,
+            callback_on_step_end=after_step,
+            callback_on_step_end_tensor_inputs=[],
+        ).images[0]
+    return start.put_back(drawn) if start else drawn
+
+
+def _steps(pipeline: Any, settings: GenerateSettings, family: Family) -> int:
+    """How many steps will be taken: some schedulers take one more than asked, and a start leaves out the first."""
+    family.set_steps(pipeline.scheduler, settings.steps)
+    if settings.start is None:
+        return len(pipeline.scheduler.timesteps)
+    timesteps, _ = pipeline.get_timesteps(settings.steps, settings.start.strength, pipeline.device)
+    return len(timesteps)
+
+
+def _guidance(attached: Attached, pipeline: Any, settings: GenerateSettings, base: Base, stack: ExitStack) -> Attached:
+    """Guidance as the base and the settings want it, where the pipeline's own would not do."""
+    interval = settings.guidance_start, settings.guidance_end
+    if settings.guidance_scale == 1 or (base.guidance_rescale == 0 and interval == (0.0, 1.0)):
+        return attached
+    guidance = attach_guidance(
+        getattr(pipeline, base.spec.denoiser),
+        settings.guidance_scale,
+        rescale=base.guidance_rescale,
+        start=settings.guidance_start,
+        end=settings.guidance_end,
+    )
+    return replace(attached, switches=(*attached.switches, stack.enter_context(guidance)))
+
+
+def _started(start: Start | None, pipeline: Any, stack: ExitStack) -> dict[str, Any]:
+    """The start as arguments of a pipeline."""
+    if start is None:
         return {}
+    arguments = {"image": start.image, "strength": start.strength}
+    if start.mask is None:
+        return arguments
+    if hasattr(pipeline, "unet"):
+        stack.enter_context(as_ordinary(pipeline.unet))
+    return arguments | {"mask_image": start.mask}
 
-    pipeline.scheduler.set_timesteps(settings.steps)  # some schedulers take a step more than asked
-    attached.before_step(0, len(pipeline.scheduler.timesteps))
-    return pipeline(
-        **(prompt or encode(pipeline, settings, base)),
-        ip_adapter_image_embeds=[e if is_guided else e[1:] for e in attached.style_embeddings] or None,
-        width=settings.width,
-        height=settings.height,
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        guidance_rescale=base.guidance_rescale,
-        generator=torch.Generator("cpu").manual_seed(settings.seed),
-        callback_on_step_end=after_step,
-        callback_on_step_end_tensor_inputs=[],
-    ).images[0]
+
+def start_of(settings: GenerateSettings, workspace: Workspace) -> Start | None:
+    """The picture to start from, if there is one. Raises: NotFound, BadImage."""
+    use = settings.start
+    if use is None:
+        return None
+    mask = workspace.image(use.mask) if use.mask else None
+    return start_from(use, workspace.image(use.image), mask, settings.width, settings.height)
 
 
 def control_map(
@@ -170,8 +264,30 @@ def control_map(
 
 def why_not_control(kind: str, base: Base) -> str:
     """Why a base cannot follow a kind of map, in a sentence; empty when it can."""
+    if "controlnet" not in base.spec.supports:
+        return f"There are no ControlNets for {base.spec.title}."
     title = KINDS[kind].title.lower() if kind in KINDS else kind
     return "" if kind in base.controlnets else f"{base.title} has no ControlNet for {title} yet."
+
+
+def why_not_task(task: Task, base: Base) -> str:
+    """Why a base cannot start from a picture, or repaint a part of one, in a sentence; empty when it can."""
+    if base.spec.pipeline_for(task):
+        return ""
+    what = "start from a picture" if task == "image_to_image" else "repaint only a part of a picture"
+    return f"{base.title} cannot {what}."
+
+
+def why_not_style(target: StyleTarget, is_masked: bool, base: Base) -> str:
+    """Why a base cannot take a reference, or only a part of it, or let it act in a part of the picture, in a sentence;
+    empty when it can."""
+    if "ip_adapter" not in base.spec.supports:
+        return f"There are no style adapters for {base.spec.title}."
+    if target not in base.spec.style_targets:
+        return f"{base.title} cannot take only the {target} of a reference."
+    if is_masked and "style_masks" not in base.spec.supports:
+        return f"{base.title} cannot let a reference act in a part of the picture only."
+    return "" if base.ip_adapter else f"{base.title} has no style adapter."
 
 
 def require_supported(settings: GenerateSettings, base: Base) -> None:
@@ -181,21 +297,53 @@ def require_supported(settings: GenerateSettings, base: Base) -> None:
             raise MissingModel(problem, "Choose another kind of layout, take the layout away, or choose another base.")
     for use in settings.styles:
         base.require_ip_adapter()
-        if use.target not in base.spec.style_targets:
-            targets = ", ".join(base.spec.style_targets)
-            raise BadSettings(f"{base.title} cannot take only the {use.target} of a reference.", f"Choose: {targets}.")
+        if problem := why_not_style(use.target, bool(use.mask), base):
+            raise BadSettings(problem, "Take all of it, everywhere, or choose another base.")
+    if problem := why_not_task(settings.task, base):
+        raise BadSettings(problem, "Take the start picture away, or choose another base.")
+    if len(settings.styles) > base.spec.max_styles:
+        count = base.spec.max_styles
+        raise BadSettings(f"{base.title} takes {count} style reference at a time.", "Remove the others.")
+    _require_form(settings, base)
     if settings.scheduler == "lcm" and settings.steps > LCM_MAX_STEPS:
         raise BadSettings(f"The LCM scheduler was asked for {settings.steps} steps.", f"Use at most {LCM_MAX_STEPS}.")
 
 
+def why_not_step_cache(name: StepCacheName, base: Base) -> str:
+    """Why a base cannot skip parts of its steps by a cache, in a sentence; empty when it can."""
+    return "" if name in ("none", *base.spec.step_caches) else f"{base.title} has no such step cache."
+
+
+def _require_form(settings: GenerateSettings, base: Base) -> None:
+    """Raises: BadSettings for a size, a scheduler or a guidance that the base's architecture has not."""
+    spec = base.spec
+    for side in ("width", "height"):
+        value = getattr(settings, side)
+        if value % spec.side_step_px:
+            step = spec.side_step_px
+            remedy = f"Use a multiple of {step}, such as {value // step * step}."
+            raise BadSettings(f"The {side} is {value} px, which {base.title} cannot draw.", remedy)
+    if settings.scheduler not in spec.schedulers:
+        choices = ", ".join(spec.schedulers)
+        raise BadSettings(f"{base.title} does not run with the scheduler {settings.scheduler}.", f"Choose: {choices}.")
+    if settings.true_cfg_scale > 1 and "true_cfg" not in spec.supports:
+        raise BadSettings(f"{base.title} has one guidance only, the CFG.", "Set true CFG to 1, or choose another base.")
+    if problem := why_not_step_cache(settings.step_cache, base):
+        raise BadSettings(problem, f"Choose: {', '.join(('none', *spec.step_caches))}.")
+    is_partial = (settings.guidance_start, settings.guidance_end) != (0.0, 1.0)
+    if is_partial and "guidance_interval" not in spec.supports:
+        remedy = "Let guidance start at 0 and end at 1, or choose another base."
+        raise BadSettings(f"{base.title} cannot be guided for a part of the steps.", remedy)
+
+
 @contextmanager
 def _leased(
-    settings: GenerateSettings, base: Base, workspace: Workspace, cache: ModelCache
+    settings: GenerateSettings, start: Start | None, base: Base, plan: Plan, workspace: Workspace, cache: ModelCache
 ) -> Iterator[tuple[Components, dict[str, list[Any]]]]:
     """The parts of the base and what is to be attached to them, all pinned in the cache for the length of the body."""
     family = families.family(base.family)
     device = device_name()
-    dtype = dtype_for(device)
+    dtype = dtype_for(device, base.spec)
     with ExitStack() as leases:
 
         def lease(*key: str, load: Callable[[], Any]) -> Any:
@@ -208,20 +356,36 @@ def _leased(
 
         def control(use: ControlUse) -> Control:
             load = partial(family.load_controlnet, base, use.kind, dtype, device)
-            image = control_map(use, settings.width, settings.height, workspace, _VALUES, cache)
+            make = partial(control_map, use, workspace=workspace, values=_VALUES, models=cache)
+            image = _of_part(make, start, settings)
             if use.kind == "normal" and base.normals_point_left:
                 image = turned_left(image)
-            controlnet = lease("controlnet", use.kind, load=load)
-            return Control(controlnet=controlnet, image=image, strength=use.strength, start=use.start, end=use.end)
+            controlnet = lease("controlnet", base.require_controlnet(use.kind), load=load)
+            return Control(
+                controlnet=controlnet,
+                image=image,
+                kind=use.kind,
+                strength=use.strength,
+                start=use.start,
+                end=use.end,
+            )
 
         def style(use: StyleUse) -> Style:
             adapter = lease("ip_adapter", load=partial(family.load_ip_adapter, base, dtype, device))
             key = ("style", base.ip_adapter, use.image)
             embedding = _VALUES.get(key, lambda: embed(adapter, workspace.image(use.image)))
-            return Style(adapter=adapter, embedding=embedding, weight=use.weight, start=use.start, end=use.end)
+            return Style(
+                adapter=adapter,
+                embedding=embedding,
+                weight=use.weight,
+                start=use.start,
+                end=use.end,
+                blocks=base.spec.style_blocks.get(use.target, EVERYWHERE),
+                mask=_of_part(partial(style_mask, workspace.image(use.mask)), start, settings) if use.mask else None,
+            )
 
         yield (
-            lease("base", load=partial(family.load, base, dtype, device)),
+            lease("base", str(plan.bits), plan.offload, load=partial(load_base, base, dtype, device, plan)),
             {
                 "loras": [lora(use) for use in settings.loras],
                 "controls": [control(use) for use in settings.controls],
@@ -230,9 +394,20 @@ def _leased(
         )
 
 
-def _note_long_prompts(tokenizer: Any, settings: GenerateSettings, work: Work) -> None:
+def _of_part(make: "Callable[[int, int], Image]", start: Start | None, settings: GenerateSettings) -> "Image":
+    """A map or mask of the size of what is drawn; where that is a part of the start, cut from one of the whole."""
+    if start is None or start.whole is None:
+        return make(settings.width, settings.height)
+    return start.seen(make(*start.whole.size), settings.width, settings.height)
+
+
+def _note_what_is_not_read(family: Family, pipeline: Any, settings: GenerateSettings, work: Work) -> None:
+    if settings.negative_prompt and not family.guides(settings):
+        name = "true CFG" if "true_cfg" in family.spec.supports else "CFG"
+        work.note(f"The negative prompt has no effect at {name} 1: choose more.")
+    tokenizer, most = family.reads(pipeline)
     for name, text in (("prompt", settings.prompt), ("negative prompt", settings.negative_prompt)):
-        tokens, most = len(tokenizer(text).input_ids), tokenizer.model_max_length
+        tokens = len(tokenizer(text).input_ids)
         if tokens > most:
             work.note(f"The {name} has {tokens} tokens; this base reads the first {most}.")
 
@@ -243,8 +418,7 @@ class _Reporter:
 
     work: Work
     settings: GenerateSettings
-    scheduler: Any
-    seen: Seen
+    guess: "Callable[[], Tensor]"
     colours: "Tensor"
 
     def __call__(self, picture: int, step: int, steps: int) -> None:
@@ -253,4 +427,4 @@ class _Reporter:
         which = f"Picture {picture + 1} of {count}, " if count > 1 else ""
         self.work.progress(picture * steps + step, count * steps, f"{which}step {step} of {steps}")
         if step % math.ceil(steps / (PREVIEWS + 1)) == 0 and step < steps:
-            self.work.preview(coloured(denoised(self.seen, self.scheduler), self.colours, size))
+            self.work.preview(coloured(self.guess(), self.colours, size))

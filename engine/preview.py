@@ -4,12 +4,14 @@ The network never sees pure latents, but it says at every step what it takes the
 latent cell, is the preview. Knows nothing of jobs or pages.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+from engine.families.components import Components
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,56 +19,43 @@ if TYPE_CHECKING:
 
 @dataclass
 class Seen:
-    """The last step of a denoiser, for one picture: its input (1, c, h, w), the timestep, and its prediction."""
+    """The last call of a denoiser: what it was given, and what it returned."""
 
-    noisy: Any = None
-    timestep: Any = None
-    prediction: Any = None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    output: tuple[Any, ...] = ()
 
 
 @contextmanager
-def watched(unet: Any) -> Iterator[Seen]:
-    """Keep what the denoiser last saw and said; of the two halves of classifier-free guidance, that with the prompt."""
+def watched(parts: Components) -> Iterator[Seen]:
+    """Keep what the denoiser was last given and said."""
     seen = Seen()
 
-    def look(_: Any, args: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        seen.noisy, seen.timestep, seen.prediction = args[0][-1:], args[1], output[0][-1:]
+    def look(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Any, ...]) -> None:
+        seen.args, seen.kwargs, seen.output = args, kwargs, output
 
-    hook = unet.register_forward_hook(look)
+    hook = parts.denoiser.register_forward_hook(look, with_kwargs=True)
     try:
         yield seen
     finally:
         hook.remove()
 
 
-def denoised(seen: Seen, scheduler: Any) -> "Tensor":
-    """The latents that the denoiser takes its input for, (1, c, h, w).
-
-    Whatever the scheduler, the network sees x = a x0 + s e with a^2 + s^2 = 1, and predicts e or v = a e - s x0
-    (Salimans and Ho, arXiv 2202.00512, appendix D).
-    """
-    alpha_squared = scheduler.alphas_cumprod[int(seen.timestep)].to(seen.noisy)
-    a, s = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
-    if scheduler.config.prediction_type == "v_prediction":
-        return a * seen.noisy - s * seen.prediction
-    return (seen.noisy - s * seen.prediction) / a
-
-
-def latent_colours(vae: Any) -> "Tensor":
+def latent_colours(latents_of: "Callable[[Tensor], Tensor]", cell_px: int) -> "Tensor":
     """The affine map from a latent cell to its mean colour from -1 to 1, (c + 1, 3), with the constant last.
 
-    By least squares over two pictures of random colours that the autoencoder encodes: a smooth one and a busy one.
+    By least squares over two pictures of random colours, a smooth one and a busy one, whose latents are asked of
+    `latents_of`. A latent cell has `cell_px` on a side.
     """
     import torch
     from torch.nn.functional import avg_pool2d, interpolate
 
-    cell_px = 2 ** (len(vae.config.block_out_channels) - 1)
     random = torch.Generator().manual_seed(0)
     smooth, busy = (torch.rand(1, 3, n, n, generator=random) * 2 - 1 for n in (8, 32))
     side_px = 16 * cell_px
     pictures = torch.cat([interpolate(smooth, side_px, mode="bilinear"), interpolate(busy, side_px, mode="nearest")])
     with torch.no_grad():
-        latents = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
+        latents = latents_of(pictures)
     cells = latents.float().cpu().movedim(1, -1).flatten(0, 2)
     colours = avg_pool2d(pictures, cell_px).movedim(1, -1).flatten(0, 2)
     # Latents may depend on each other: gelsd leaves out directions that only rounding would decide

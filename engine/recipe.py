@@ -24,7 +24,9 @@ PNG_LEVEL = 4
 SAMPLERS = {
     "default": ("Default", "Automatic"),
     "ddim": ("DDIM", "Automatic"),
+    "ddim_trailing": ("DDIM", "SGM Uniform"),
     "euler": ("Euler", "Automatic"),
+    "euler_trailing": ("Euler", "SGM Uniform"),
     "euler_a": ("Euler a", "Automatic"),
     "dpmpp_2m": ("DPM++ 2M", "Automatic"),
     "dpmpp_2m_karras": ("DPM++ 2M", "Karras"),
@@ -71,6 +73,10 @@ def a1111_text(recipe: Recipe, lora_names: dict[str, str]) -> str:
         "Model hash": recipe.base_hash[:10],
         "Model": settings.base,
     }
+    if settings.start:
+        values["Denoising strength"] = f"{settings.start.strength:g}"
+        if settings.start.mask:
+            values["Mask blur"] = settings.start.feather_px
     if names:
         values["Lora hashes"] = ", ".join(f"{name}: {recipe.lora_hashes[id_][:12]}" for id_, name in names.items())
     units = [_control_unit(use, settings) for use in settings.controls] + [_style_unit(use) for use in settings.styles]

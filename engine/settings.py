@@ -6,6 +6,7 @@ are named by their content hash, LoRAs by their id in the workspace. Nothing her
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from dataclasses import dataclass, fields
@@ -17,8 +18,23 @@ ControlName = Literal[
     "canny", "openpose", "depth", "normal", "segmentation", "softedge", "lines", "scribble", "lineart"
 ]
 Goal = Literal["product", "face", "character", "style"]
-SchedulerName = Literal["default", "ddim", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "unipc", "lcm"]
+SchedulerName = Literal[
+    "default",
+    "ddim",
+    "ddim_trailing",
+    "euler",
+    "euler_trailing",
+    "euler_a",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "unipc",
+    "lcm",
+]
+StepCacheName = Literal["none", "first_block", "mag"]
 StyleTarget = Literal["all", "style", "layout"]
+Task = Literal["text_to_image", "image_to_image", "inpainting"]
+MemoryChoice = Literal["auto", "fast", "tiled", "offload", "8bit", "4bit", "least"]
+TrainingMemoryChoice = Literal["auto", "fast", "recompute", "8bit", "4bit"]
 MAX_SEED = 2**32 - 1
 
 
@@ -36,12 +52,14 @@ def _in_range(settings: Any, name: str, low: float, high: float) -> None:
     )
 
 
-def _interval(settings: Any) -> None:
-    _in_range(settings, "start", 0.0, 1.0)
-    _in_range(settings, "end", 0.0, 1.0)
+def _interval(settings: Any, of: str = "") -> None:
+    start, end = f"{of}start", f"{of}end"
+    _in_range(settings, start, 0.0, 1.0)
+    _in_range(settings, end, 0.0, 1.0)
     _require(
-        settings.start < settings.end,
-        f"It starts at {settings.start:g} and ends at {settings.end:g}.",
+        getattr(settings, start) < getattr(settings, end),
+        f"{of.strip('_').capitalize() or 'It'} starts at {getattr(settings, start):g} "
+        f"and ends at {getattr(settings, end):g}.",
         "Let it end after it starts; 0 is the first step and 1 the last.",
     )
 
@@ -152,13 +170,17 @@ class ControlUse(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class StyleUse(Settings):
-    """One style reference: palette, light and mood of the picture with content hash `image`."""
+    """One style reference: palette, light and mood of the picture with content hash `image`.
+
+    With a `mask`, also a content hash, it acts where that is white, once it is fitted to the picture.
+    """
 
     image: str
     weight: float = 0.6
     target: StyleTarget = "all"
     start: float = 0.0
     end: float = 1.0
+    mask: str = ""
 
     @classmethod
     def called(cls, values: dict[str, Any]) -> str:
@@ -170,8 +192,42 @@ class StyleUse(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartImage(Settings):
+    """The picture to start from instead of noise, by content hash, and how much of it may change (`strength`, the
+    denoising strength: the share of the steps that are taken).
+
+    With a `mask`, the hash of a picture of the same size, only what is white in it is repainted; the new blends in over
+    `feather_px` inside its border. `only_masked` draws the surroundings of the mask, `padding_px` wide, at the full
+    size of the picture and puts them back into the start, which keeps its own size.
+    """
+
+    image: str
+    strength: float = 0.6
+    mask: str = ""
+    feather_px: int = 4
+    only_masked: bool = False
+    padding_px: int = 32
+
+    @classmethod
+    def called(cls, values: dict[str, Any]) -> str:
+        return "Start picture"
+
+    def __post_init__(self) -> None:
+        _require(
+            self.strength > 0,
+            f"Denoising strength is {self.strength:g}, which leaves the picture as it is.",
+            "Choose a value above 0, up to 1.",
+        )
+        _require(self.strength <= 1, f"Denoising strength is {self.strength:g}.", "Choose a value above 0, up to 1.")
+        _in_range(self, "feather_px", 0, 64)
+        _in_range(self, "padding_px", 0, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerateSettings(Settings):
-    """A picture, or a few from consecutive seeds. Sizes in pixels, multiples of 8."""
+    """A picture, or a few from consecutive seeds. Sizes in pixels, multiples of 8. Guidance acts from one fraction of
+    the steps to another; true CFG is guidance besides, for bases that were distilled from guided pictures. A step cache
+    takes over what differs from the step before by less than its threshold."""
 
     prompt: str
     negative_prompt: str = ""
@@ -180,12 +236,25 @@ class GenerateSettings(Settings):
     height: int = 256
     steps: int = 20
     guidance_scale: float = 4.0
+    true_cfg_scale: float = 1.0
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    step_cache: StepCacheName = "none"
+    step_cache_threshold: float = 0.06
     seed: int = 0
     count: int = 1
     scheduler: SchedulerName = "default"
     loras: tuple[LoraUse, ...] = ()
     controls: tuple[ControlUse, ...] = ()
     styles: tuple[StyleUse, ...] = ()
+    start: StartImage | None = None
+    memory: MemoryChoice = "auto"
+
+    @property
+    def task(self) -> Task:
+        if self.start is None:
+            return "text_to_image"
+        return "inpainting" if self.start.mask else "image_to_image"
 
     def __post_init__(self) -> None:
         _require(self.prompt.strip() != "", "The prompt is empty.", "Say what the picture should show.")
@@ -198,6 +267,9 @@ class GenerateSettings(Settings):
             _require(value % 8 == 0, f"The {side} is {value} px.", f"Use a multiple of 8, such as {value // 8 * 8}.")
         _in_range(self, "steps", 1, 150)
         _in_range(self, "guidance_scale", 1.0, 30.0)
+        _in_range(self, "true_cfg_scale", 1.0, 30.0)
+        _interval(self, "guidance_")
+        _in_range(self, "step_cache_threshold", 0.01, 0.5)
         _in_range(self, "seed", 0, MAX_SEED)
         _in_range(self, "count", 1, 16)
         _require(len(self.loras) <= 8, f"The stack has {len(self.loras)} LoRAs.", "Use at most 8.")
@@ -205,6 +277,37 @@ class GenerateSettings(Settings):
         _require(len(self.styles) <= 4, f"There are {len(self.styles)} style references.", "Use at most 4.")
         repeated = len({use.lora for use in self.loras}) < len(self.loras)
         _require(not repeated, "One LoRA is in the stack twice.", "Keep it once, with the sum of the weights.")
+        if self.start is not None:
+            _require(
+                int(self.steps * self.start.strength) >= 1,
+                f"A denoising strength of {self.start.strength:g} leaves none of the {self.steps} steps.",
+                f"Choose at least {math.ceil(100 / self.steps) / 100:g}, or more steps.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetSettings(Settings):
+    """One subject over a set of prompts: `picture` is what all pictures share, and each of `prompts` goes on after its
+    prompt. With `poses`, or other layouts, every prompt is drawn in every one of them.
+
+    A picture whose identity is below `accept`, a share of what real photos of the subject reach, is drawn again with
+    another seed, at most `retries` times.
+    """
+
+    picture: GenerateSettings
+    prompts: tuple[str, ...]
+    poses: tuple[ControlUse, ...] = ()
+    accept: float = 0.7
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        _require(len(self.prompts) > 0, "There are no prompts.", "Give one a line, such as: on the beach.")
+        _require(all(prompt.strip() for prompt in self.prompts), "One of the prompts is empty.", "Take it away.")
+        cells = len(self.prompts) * max(1, len(self.poses))
+        _require(cells <= 64, f"The sheet has {cells} pictures.", "Use at most 64: fewer prompts or fewer poses.")
+        _require(len(self.picture.loras) > 0, "There is no LoRA.", "Choose the LoRA of the subject.")
+        _in_range(self, "accept", 0.0, 1.0)
+        _in_range(self, "retries", 0, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +364,7 @@ class TrainSettings(Settings):
     sample_prompts: tuple[str, ...] = ()
     sample_every: int = 100
     checkpoint_every: int = 50
+    memory: TrainingMemoryChoice = "auto"
 
     def __post_init__(self) -> None:
         _require(self.name.strip() != "", "The LoRA has no name.", "Give it a name.")

@@ -13,20 +13,36 @@ from typing import TYPE_CHECKING, Any
 
 from engine import dataset as datasets
 from engine import families
+from engine import style_mask as style_masks
 from engine.cache import ModelCache, device_title, memory
 from engine.captioning import CAPTIONERS, Captioner
-from engine.controls import KINDS, ControlKind, recognise, require_kind
+from engine.controls import KINDS, ControlKind, drawn, openpose, recognise, require_kind, skeletons
 from engine.controls.ready import remarks, serves
 from engine.dataset import Advice, OnPhoto, Refusal
-from engine.errors import BadRecipe
+from engine.errors import BadImage, BadRecipe, MissingModel
 from engine.families import BASES, Base
 from engine.jobs import Job, Runner, Work
+from engine.presets import FewSteps, few_steps
 from engine.recipe import Recipe, read_png
 from engine.samples import Samples, load_samples
-from engine.settings import CaptionSettings, CropBox, GenerateSettings, Goal, TrainSettings
+from engine.scores import Ranked, Score, rank
+from engine.settings import (
+    CaptionSettings,
+    ControlUse,
+    CropBox,
+    GenerateSettings,
+    Goal,
+    SheetSettings,
+    StepCacheName,
+    StyleTarget,
+    StyleUse,
+    Task,
+    TrainSettings,
+)
 from engine.workspace import Dataset, LoraRecord, PictureRecord, Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 
@@ -177,6 +193,13 @@ class Studio:
 
         return training_preset(goal, base, quality)
 
+    def few_steps(self, loras: Sequence[str], base: str) -> FewSteps | None:
+        """How pictures are made with this stack, if a LoRA in it was distilled to take few steps."""
+        from engine.lora.metadata import names_of
+
+        names = [name for lora in loras for name in (self.lora(lora).name, *names_of(self.workspace.lora_path(lora)))]
+        return few_steps(names, base)
+
     def training_time_s(self, base: str, steps: int, batch_size: int, resolution: int) -> float | None:
         """How long such a training would take, by the pace of the last one on this base; None before the first."""
         for job in self.jobs("train"):
@@ -184,6 +207,22 @@ class Studio:
             if last.base == base and (pace_s := _seconds_per_step(job)):
                 return steps * pace_s * (batch_size * resolution**2) / (last.batch_size * last.resolution**2)
         return None
+
+    def needs(self, settings: GenerateSettings | TrainSettings) -> str:
+        """What a picture or a training needs of the memory that there is, and how it will make do, in a sentence; empty
+        while the base is not here. Takes seconds, and the heavy libraries. Raises: BadSettings."""
+        from engine.memory.advice import for_picture, for_training
+        from engine.memory.plans import in_words
+
+        base = families.base(settings.base)
+        try:
+            if isinstance(settings, TrainSettings):
+                chosen = for_training(settings, base, self.models)
+            else:
+                chosen = for_picture(settings, base, self.workspace, self.models)
+        except MissingModel:
+            return ""
+        return in_words(chosen, base.title)
 
     def resume(self, token: str) -> Job:
         """Start an interrupted or stopped training again, from its last checkpoint."""
@@ -224,6 +263,44 @@ class Studio:
 
         return why_not_control(kind, families.base(base))
 
+    def why_not_task(self, task: Task, base: str) -> str:
+        """Why a base cannot start from a picture, or repaint a part of one, in a sentence; empty when it can."""
+        from engine.generation import why_not_task
+
+        return why_not_task(task, families.base(base))
+
+    def why_not_guidance_interval(self, base: str) -> str:
+        """Why a base cannot be guided for a part of the steps, in a sentence; empty when it can."""
+        chosen = families.base(base)
+        can = "guidance_interval" in chosen.spec.supports
+        return "" if can else f"{chosen.title} cannot be guided for a part of the steps."
+
+    def step_caches(self, base: str) -> tuple[StepCacheName, ...]:
+        """The step caches that a base can be run with."""
+        return families.base(base).spec.step_caches
+
+    def empty_mask(self, image_hash: str) -> str:
+        """A mask on which nothing of a kept picture is marked, to be painted on; its content hash."""
+        from engine.start_picture import empty_mask
+
+        return self.workspace.keep_image(empty_mask(self.workspace.image(image_hash)))
+
+    def keep_mask(self, image_hash: str, png: bytes) -> str:
+        """A mask that was painted on a kept picture; its content hash. Raises: BadImage when it is of another size, or
+        empty."""
+        from engine.images import open_image
+        from engine.start_picture import require_mask
+
+        mask = open_image(png, "The mask")
+        require_mask(self.workspace.image(image_hash), mask)
+        return self.workspace.keep_image(mask.convert("L"))
+
+    def start_remarks(self, image_hash: str, width: int, height: int) -> list[str]:
+        """What is done to a picture before another of this size starts from it, one sentence each."""
+        from engine.start_picture import remarks
+
+        return remarks(self.workspace.image(image_hash), width, height)
+
     def extract(
         self, image_hash: str, kind: str, options: dict[str, float] | None = None, detector: str | None = None
     ) -> Job:
@@ -252,23 +329,131 @@ class Studio:
         require_kind(kind, image)
         return remarks(kind, image, width, height)
 
+    def is_editable(self, kind: str) -> bool:
+        """Whether maps of a kind are made and changed by hand: with a brush, or a pose by its joints."""
+        return kind in drawn.EDITABLE
+
+    def keep_drawn_map(self, kind: str, png: bytes) -> str:
+        """A map that was drawn by hand, in the values of its kind; its content hash. Raises: BadImage, BadSettings."""
+        from engine.images import open_image
+
+        return self.workspace.keep_image(drawn.cleaned(kind, open_image(png, "The drawing")))
+
+    def empty_map(self, kind: str, width: int, height: int) -> str:
+        """An empty map to draw on; its content hash."""
+        return self.workspace.keep_image(drawn.sheet(kind, (width, height)))
+
+    def standing_person(self, width: int, height: int) -> "np.ndarray":
+        """The joints of someone who stands in the middle of a picture, (18, 3)."""
+        return skeletons.standing((width, height))
+
+    def why_not_style(self, target: StyleTarget, is_masked: bool, base: str) -> str:
+        """Why a base cannot take a part of a reference, or let it act in a part of the picture, in a sentence; empty
+        when it can."""
+        from engine.generation import why_not_style
+
+        return why_not_style(target, is_masked, families.base(base))
+
+    def keep_style_mask(self, png: bytes) -> str:
+        """The mask of a reference that was painted by hand; its content hash. Raises: BadImage."""
+        from engine.images import open_image
+
+        mask = open_image(png, "The mask")
+        return self.workspace.keep_image(style_masks.style_mask(mask, *mask.size))
+
+    def style_mask_sheet(self, mask: str, width: int, height: int) -> str:
+        """A mask as it acts in a picture of this size, to be painted on; black if there is none yet."""
+        if not mask:
+            return self.empty_map("scribble", width, height)
+        return self.workspace.keep_image(style_masks.style_mask(self.workspace.image(mask), width, height))
+
+    def style_mask_remarks(self, mask: str, width: int, height: int) -> list[str]:
+        """What is done to a mask so that it fits a picture of this size, one sentence each. Raises: BadImage."""
+        image = self.workspace.image(mask)
+        style_masks.style_mask(image, width, height)
+        return style_masks.remarks(image, width, height)
+
+    def people(self, image_hash: str) -> list["np.ndarray"]:
+        """The joints of everyone in a photo, or in a pose map: (18, 3) each, x and y in pixels and how surely."""
+        image = self.workspace.image(image_hash)
+        seen = recognise(image)
+        return skeletons.read(image) if seen is not None and seen.kind == "openpose" else openpose.keypoints(image)
+
+    def keep_pose_map(self, people: object, width: int, height: int) -> str:
+        """The map of people who were moved by hand, as `skeletons.people_of` takes them; its content hash.
+
+        Raises: BadSettings, and BadImage when nothing of them is in the picture.
+        """
+        size = width, height
+        pose = openpose.draw(skeletons.people_of(people, size), size)
+        if pose.getbbox() is None:
+            raise BadImage("Nobody is in this picture.", "Add a person, or press Cancel.")
+        return self.workspace.keep_image(pose)
+
+    def areas(self, image_hash: str) -> tuple[list[drawn.Area], list[drawn.Area]]:
+        """The classes in a segmentation map, and all that there are, common ones first."""
+        return drawn.areas(self.workspace.image(image_hash))
+
     # Pictures
 
-    def generate(self, settings: GenerateSettings) -> Job:
-        """Make the pictures; the job's result is {"pictures": ids, "seconds": float}.
+    def generate(self, settings: GenerateSettings, *, score: bool = True) -> Job:
+        """Make the pictures; the job's result is {"pictures": ids, "seconds": float}. With `score`, what was kept of
+        what was asked is measured once they are there, and kept with each.
 
         Raises, before anything is loaded: NotFound, MissingModel or BadSettings for what is not here or cannot be done.
         """
-        from engine.generation import generate, require_supported
+        from engine.generation import generate, require_supported, start_of
+        from engine.scores.pictures import score_picture
 
         self.workspace.require_room()
         require_supported(settings, families.base(settings.base))
         self._require_inputs(settings)
+        start_of(settings, self.workspace)
 
         def work(work: Work) -> dict[str, Any]:
-            return generate(settings, workspace=self.workspace, cache=self.models, work=work)
+            result = generate(settings, workspace=self.workspace, cache=self.models, work=work)
+            if score:
+                work.started("Scoring")
+                for picture in result["pictures"]:
+                    score_picture(picture, workspace=self.workspace, models=self.models)
+            return result
 
         return self.runner.submit("generate", settings.to_dict(), work)
+
+    def scores(self, picture_id: str) -> list[Score]:
+        """How well a picture kept what was asked of it, as measured when it was made; empty if it was not."""
+        from engine.scores.pictures import kept_scores
+
+        return kept_scores(picture_id, workspace=self.workspace)
+
+    def rank(self, picture_ids: Sequence[str]) -> list[Ranked]:
+        """Pictures of one request, the best first, each with a sentence on why it stands there."""
+        return rank({picture: self.scores(picture) for picture in picture_ids})
+
+    def sheet(self, settings: SheetSettings) -> Job:
+        """Make a consistency sheet; the job's result is that of `engine.consistency.make_sheet`.
+
+        Raises, before anything is loaded: as `generate`, and BadSettings when the LoRA has no photos to compare with.
+        """
+        from engine.consistency import cells_of, make_sheet, subject_of
+        from engine.generation import require_supported
+
+        self.workspace.require_room()
+        for cell in cells_of(settings):
+            require_supported(cell.settings, families.base(cell.settings.base))
+            self._require_inputs(cell.settings)
+        subject_of(settings, self.workspace)
+
+        def work(work: Work) -> dict[str, Any]:
+            return make_sheet(settings, workspace=self.workspace, models=self.models, work=work)
+
+        return self.runner.submit("sheet", settings.to_dict(), work)
+
+    def sheet_archive(self, token: str) -> Path:
+        """The zip of a finished sheet: the grid, and every picture with its recipe inside."""
+        from engine.consistency import SHEET_ARCHIVE
+
+        return self.job(token).folder / SHEET_ARCHIVE
 
     def pictures(self, limit: int = 60, before: str | None = None) -> list[PictureRecord]:
         return self.workspace.pictures(limit, before)
@@ -302,12 +487,22 @@ class Studio:
             f"The LoRA {name!r} is not here, or was trained again since." for name, id_ in found.items() if not id_
         ]
         images = (*settings.controls, *settings.styles)
-        if gone := sum(not self.workspace.has_image(use.image) for use in images):
+        start = settings.start
+        if start and not all(self.workspace.has_image(image) for image in (start.image, start.mask) if image):
+            missing.append("The picture that it started from is not in this workspace.")
+            start = None
+
+        def is_here(use: ControlUse | StyleUse) -> bool:
+            mask = use.mask if isinstance(use, StyleUse) else ""
+            return self.workspace.has_image(use.image) and (not mask or self.workspace.has_image(mask))
+
+        if gone := sum(not is_here(use) for use in images):
             missing.append(f"{gone} of its {len(images)} pictures for layout and look are not in this workspace.")
         here = settings.replace(
             loras=tuple(use.replace(lora=found[use.lora]) for use in settings.loras if found[use.lora]),
-            controls=tuple(use for use in settings.controls if self.workspace.has_image(use.image)),
-            styles=tuple(use for use in settings.styles if self.workspace.has_image(use.image)),
+            controls=tuple(use for use in settings.controls if is_here(use)),
+            styles=tuple(use for use in settings.styles if is_here(use)),
+            start=start,
         )
         return recipe.replace(settings=here), missing
 
@@ -316,6 +511,9 @@ class Studio:
             self.workspace.lora(use.lora)
         for use in (*settings.controls, *settings.styles):
             self.workspace.image(use.image)
+        for use in settings.styles:
+            if use.mask:
+                style_masks.style_mask(self.workspace.image(use.mask), settings.width, settings.height)
         for use in settings.controls:
             if use.detected:
                 require_kind(use.kind, self.workspace.image(use.image))
@@ -330,6 +528,10 @@ class Studio:
 
     def image_file(self, content_hash: str) -> Path:
         return self.workspace.image_path(content_hash)
+
+    def image_size(self, content_hash: str) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.workspace.image(content_hash).size
 
     def thumbnail(self, content_hash: str, side_px: int = 256) -> Path:
         return self.workspace.thumbnail_path(content_hash, side_px)

@@ -5,6 +5,7 @@
     datasets/<id>/record.json
     loras/<id>/record.json, lora.safetensors
     pictures/<id>.png            the recipe travels inside
+    pictures/<id>.scores.json    how well it kept what was asked, if that was measured
     jobs/<token>/                see engine/jobs.py
     index.sqlite                 the pictures, newest first; rebuilt from the files whenever it is missing or damaged
 
@@ -364,8 +365,21 @@ class Workspace:
         """The picture as WebP with its longer side at most `side_px`. Raises: NotFound."""
         return self._thumbnail(self.picture_path(picture_id), side_px)
 
+    def keep_scores(self, picture_id: str, scores: list[dict[str, Any]]) -> None:
+        """Keep what was measured of a picture beside it (see engine/scores). Raises: NotFound."""
+        write_json(self._scores_path(picture_id), scores)
+
+    def scores(self, picture_id: str) -> list[dict[str, Any]]:
+        """Empty where nothing was measured. Raises: NotFound."""
+        path = self._scores_path(picture_id)
+        return read_json(path) if path.exists() else []
+
+    def _scores_path(self, picture_id: str) -> Path:
+        return self.picture_path(picture_id).with_suffix(".scores.json")
+
     def delete_picture(self, picture_id: str) -> None:
         """Raises: NotFound."""
+        self._scores_path(picture_id).unlink(missing_ok=True)
         self.picture_path(picture_id).unlink()
         for thumbnail in (self.root / "thumbnails").glob(f"{picture_id}-*"):
             thumbnail.unlink()

@@ -24,6 +24,7 @@ STEPS = {
     "training speed": [PYTHON, "-m", "tests.benchmarks.training", "--quick"],
     "LoRA files": [PYTHON, "-m", "tests.benchmarks.lora_files", "--quick"],
     "families": [PYTHON, "-m", "tests.benchmarks.families", "--quick"],
+    "memory": [PYTHON, "-m", "tests.benchmarks.memory", "--quick"],
     "detectors": [PYTHON, "-m", "tests.benchmarks.detectors", "--quick"],
     "tests": [PYTHON, "-m", "pytest", "-n", str(os.cpu_count() or 1), "--dist", "loadfile"],
 }

@@ -1,4 +1,4 @@
-"""The page: a header and five tabs in working order, over one Studio."""
+"""The page: a header and six tabs in working order, over one Studio."""
 
 import gradio as gr
 
@@ -7,12 +7,13 @@ from ui.api import add_api
 from ui.header import build_header
 from ui.page import Page
 from ui.tabs.caption import CaptionTab
+from ui.tabs.consistency import ConsistencyTab
 from ui.tabs.control import ControlTab
 from ui.tabs.dataset import DatasetTab
 from ui.tabs.generate import GenerateTab
 from ui.tabs.train import TrainTab
 
-TABS = (DatasetTab, CaptionTab, TrainTab, ControlTab, GenerateTab)
+TABS = (DatasetTab, CaptionTab, TrainTab, ControlTab, GenerateTab, ConsistencyTab)
 MAX_WAITING_EVENTS = 64
 EVENTS_AT_ONCE = 8  # of one kind, such as two people adding photos
 CACHE_SWEEP_S, CACHE_LIFE_S = 3600, 86400  # of the copies made for browsers; the originals are in the workspace

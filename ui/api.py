@@ -4,6 +4,7 @@ What takes long answers at once with the token of a job, and `/job` tells how it
 components that nobody sees, because those only accept what was uploaded.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.settings import CaptionSettings, GenerateSettings, TrainSettings
+from engine.settings import CaptionSettings, GenerateSettings, SheetSettings, TrainSettings
 from engine.studio import Dataset, Job, Studio
 from ui.cards import served
 from ui.page import explain
@@ -41,13 +42,26 @@ def add_api(studio: Studio) -> None:
         """Start a training; `settings` as in TrainSettings, of which `dataset` and `name` are required."""
         return _started(studio.train(TrainSettings.from_dict(settings)))
 
-    def extract(image: str, kind: str, options: dict) -> dict:
-        """Start taking the `kind` map of a kept picture; `options` are the detector's."""
-        return _started(studio.extract(image, kind, options))
+    def extract(image: str, kind: str, options: dict, detector: str | None = None) -> dict:
+        """Start taking the `kind` map of a kept picture; `options` are the detector's, without which the usual one is
+        asked."""
+        return _started(studio.extract(image, kind, options, detector))
 
     def generate(settings: dict) -> dict:
         """Start making pictures; `settings` as in GenerateSettings, of which `prompt` is required."""
         return _started(studio.generate(GenerateSettings.from_dict(settings)))
+
+    def scores(picture: str) -> list:
+        """How well a generated picture kept what was asked; each score with its method, range and ceiling."""
+        return [score.to_dict() | {"label": score.label} for score in studio.scores(picture)]
+
+    def rank(pictures: list) -> list:
+        """Generated pictures of one request, the best first by their scores, each with the reason."""
+        return [dataclasses.asdict(one) for one in studio.rank(pictures)]
+
+    def sheet(settings: dict) -> dict:
+        """Start a consistency sheet; `settings` as in SheetSettings, of which `picture` and `prompts` are required."""
+        return _started(studio.sheet(SheetSettings.from_dict(settings)))
 
     def job(token: str) -> dict:
         """Where a job stands: its state, progress, and its result or error once it has one."""
@@ -62,7 +76,7 @@ def add_api(studio: Studio) -> None:
         """The PNG of a generated picture, with its recipe inside."""
         return served(studio.picture_file(picture))
 
-    for function in (new_dataset, caption, train, extract, generate, job, cancel):
+    for function in (new_dataset, caption, train, extract, generate, scores, rank, sheet, job, cancel):
         gr.api(_raising_plainly(function), api_name=function.__name__)
 
     with gr.Column(visible=False):

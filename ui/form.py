@@ -1,7 +1,8 @@
 """Settings to components and back, by name: what each setting is called on the page, what it means, its range.
 
 `build` makes the component of one setting, `parse` turns the components' values into the dataclass, and `spread` goes
-the other way. Rows of nested settings have dotted names, such as `loras.0.weight`. Nothing here knows of tabs.
+the other way. Nested settings have dotted names, such as `start.strength`, or `loras.0.weight` for one of several.
+Nothing here knows of tabs.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from engine.settings import (
     GenerateSettings,
     LoraUse,
     Settings,
+    StartImage,
     StyleUse,
     TrainSettings,
 )
@@ -52,7 +54,9 @@ def _interval(what: str) -> dict[str, Field]:
 SCHEDULERS = (
     ("The base's own", "default"),
     ("DDIM", "ddim"),
+    ("DDIM trailing", "ddim_trailing"),
     ("Euler", "euler"),
+    ("Euler trailing", "euler_trailing"),
     ("Euler a", "euler_a"),
     ("DPM++ 2M", "dpmpp_2m"),
     ("DPM++ 2M Karras", "dpmpp_2m_karras"),
@@ -60,16 +64,49 @@ SCHEDULERS = (
     ("LCM", "lcm"),
 )
 
+MEMORY = (
+    ("As it fits", "auto"),
+    ("Everything on the device", "fast"),
+    ("Decoded in tiles", "tiled"),
+    ("CPU offload", "offload"),
+    ("8 bit, CPU offload", "8bit"),
+    ("4 bit, CPU offload", "4bit"),
+    ("One layer at a time", "least"),
+)
+TRAINING_MEMORY = (
+    ("As it fits", "auto"),
+    ("Everything kept", "fast"),
+    ("Gradient checkpointing", "recompute"),
+    ("8 bit, gradient checkpointing", "8bit"),
+    ("4 bit, gradient checkpointing", "4bit"),
+)
+
+STEP_CACHES = (("None", "none"), ("First block", "first_block"), ("MagCache", "mag"))
+
 GENERATE = {
     "prompt": Field(label="Prompt", placeholder="What the picture should show", lines=2),
     "negative_prompt": Field(label="Negative prompt", placeholder="What should not be in it"),
     "guidance_scale": Field(label="CFG", info="How closely to follow the prompt", low=1, high=30, step=0.5, typed=True),
+    "true_cfg_scale": Field(
+        label="True CFG", info="Above 1, Flux.1 keeps away from the negative prompt", low=1, high=30, step=0.5
+    ),
+    "guidance_start": Field(
+        label="CFG from", info="Share of the steps after which it begins", low=0, high=1, step=0.05
+    ),
+    "guidance_end": Field(label="CFG until", info="Less than 1 is faster, and often richer", low=0, high=1, step=0.05),
+    "step_cache": Field(
+        label="Step cache", info="Skips what hardly changes: faster, a little less exact", choices=STEP_CACHES
+    ),
+    "step_cache_threshold": Field(
+        label="Threshold", info="More is faster and less exact", low=0.01, high=0.5, step=0.01
+    ),
     "seed": Field(label="Seed", info="The same seed gives the same picture", low=0, high=MAX_SEED, typed=True),
     "width": Field(label="Width", info="px", low=64, high=2048, step=8, typed=True),
     "height": Field(label="Height", info="px", low=64, high=2048, step=8, typed=True),
     "steps": Field(label="Steps", info="More is finer and slower", low=1, high=150, typed=True),
     "count": Field(label="Pictures", info="From consecutive seeds", low=1, high=16, typed=True),
     "scheduler": Field(label="Scheduler", info="How the steps are taken", choices=SCHEDULERS, expert=True),
+    "memory": Field(label="Memory", info="Each further choice takes less, and longer", choices=MEMORY, expert=True),
 }
 
 LORA = {
@@ -92,9 +129,27 @@ STYLE = {
     "target": Field(
         label="Take",
         info="What to borrow from the picture",
-        choices=(("Everything", "all"), ("Colours and texture", "style"), ("Arrangement", "layout")),
+        choices=(("Everything", "all"), ("Style only", "style"), ("Layout only", "layout")),
     ),
+    "mask": Field(label="Mask", info="White where it acts"),
     **_interval("the look"),
+}
+
+START = {
+    "image": Field(label="Picture"),
+    "strength": Field(
+        label="Denoising strength",
+        info="How much of it may change: 0.3 a little, 0.9 nearly all",
+        low=0,
+        high=1,
+        step=0.05,
+    ),
+    "mask": Field(label="Mask"),
+    "feather_px": Field(label="Soft border", info="px inside the painted part that blend in", low=0, high=64),
+    "only_masked": Field(label="Draw only the painted part, at full size"),
+    "padding_px": Field(
+        label="Surroundings", info="px around the painted part that are seen with it", low=0, high=256, step=8
+    ),
 }
 
 TRAIN = {
@@ -160,6 +215,9 @@ TRAIN = {
     ),
     "sample_every": Field(label="Samples every", info="steps", low=1, high=100_000, typed=True, expert=True),
     "checkpoint_every": Field(label="Checkpoint every", info="steps", low=1, high=100_000, typed=True, expert=True),
+    "memory": Field(
+        label="Memory", info="Each further choice takes less, and longer", choices=TRAINING_MEMORY, expert=True
+    ),
     "sample_prompts": Field(label="Sample prompts", info="One a line; empty: chosen for you", lines=3, expert=True),
 }
 
@@ -174,6 +232,7 @@ FORMS: dict[type[Settings], dict[str, Field]] = {
     LoraUse: LORA,
     ControlUse: CONTROL,
     StyleUse: STYLE,
+    StartImage: START,
     TrainSettings: TRAIN,
     CaptionSettings: CAPTION,
 }
@@ -196,7 +255,7 @@ def build(cls: type[Settings], name: str, **kwargs: Any) -> Any:
 
 
 def parse(cls: type[S], values: Mapping[str, Any]) -> S:
-    """The settings that the components' values ask for; rows without their LoRA or picture are left out.
+    """The settings that the components' values ask for; nested ones without their LoRA or picture are left out.
 
     Raises: BadSettings.
     """
@@ -206,13 +265,14 @@ def parse(cls: type[S], values: Mapping[str, Any]) -> S:
     for path, value in values.items():
         name, _, rest = path.partition(".")
         if rest:
-            index, _, key = rest.partition(".")
+            index, _, key = rest.rpartition(".")
             rows.setdefault(name, {}).setdefault(index, {})[key] = value
         else:
             plain[name] = _from_component(hints[name], value)
     for name, by_index in rows.items():
         required = _required(_row_type(hints[name]))
-        plain[name] = [row for row in by_index.values() if all(row[key] for key in required)]
+        filled = [row for row in by_index.values() if all(row[key] for key in required)]
+        plain[name] = filled if typing.get_origin(hints[name]) is tuple else next(iter(filled), None)
     return cls.from_dict(plain)
 
 
@@ -226,9 +286,10 @@ def _at(settings: Settings, path: str) -> Any:
     value = getattr(settings, name)
     if not rest:
         return value
-    index, _, key = rest.partition(".")
-    if int(index) < len(value):
-        return getattr(value[int(index)], key)
+    index, _, key = rest.rpartition(".")
+    rows = value if isinstance(value, tuple) else (value,) if value else ()
+    if int(index or 0) < len(rows):
+        return getattr(rows[int(index or 0)], key)
     return _default(_row_type(_hints(type(settings))[name]), key)
 
 

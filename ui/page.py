@@ -31,7 +31,8 @@ BROWSER_SECRET = "three-legs"
 class Page:
     """Made inside the Blocks being built, before the tabs.
 
-    `dataset` is the id of the photo set in hand; `new_lora` and `new_map` are what the last "Use it" handed over.
+    `dataset` is the id of the photo set in hand; `new_lora` and `new_map` are what the last "Use it" handed over,
+    `edit_map` the layout that was last handed over to be edited.
     """
 
     def __init__(self, studio: Studio, app: gr.Blocks, base: gr.Dropdown, tabs: gr.Tabs) -> None:
@@ -39,7 +40,7 @@ class Page:
         # What must live though nobody sees it: inside a tab it would sleep until the tab is first opened.
         self._offstage = gr.Column(min_width=0, elem_id="offstage")
         self.dataset = self.remembered("dataset", "")
-        self.new_lora, self.new_map = gr.State(), gr.State()
+        self.new_lora, self.new_map, self.edit_map = gr.State(), gr.State(), gr.State()
 
     def remembered(self, name: str, default: Any) -> gr.BrowserState:
         """A value that the visitor's browser keeps across refreshes and restarts."""

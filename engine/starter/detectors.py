@@ -24,8 +24,9 @@ from engine.starter.decoder import to_tensor
 from engine.starter.training import Schedule, autocast, train
 
 OUTPUTS = {"depth": 1, "normal": 3, "segmentation": 150}
-SIDE_PX = 256
-BATCH = 24
+SIDES_PX = (128, 192, 256)  # of a batch's pictures, in turn
+STEP_PX = 4  # a logit stands for so many pixels, along each side
+BATCH = 16
 PHOTO_SHARE = 0.6  # of the pictures; the rest are in other looks
 CUT_OUT_SHARE = 0.4
 LEAST_CROP = 0.6
@@ -142,6 +143,23 @@ def cropped(views: Views, generator: torch.Generator) -> Views:
     )
 
 
+def shrunk(views: Views, side_px: int) -> Views:
+    """Pictures of so many pixels, and the truth at the size of their logits."""
+    size = (side_px // STEP_PX, side_px // STEP_PX)
+    scale = nn.functional.interpolate
+
+    def nearest(x: Tensor) -> Tensor:
+        return scale(x[:, None].float(), size, mode="nearest-exact")[:, 0]
+
+    return Views(
+        pictures=scale(views.pictures, (side_px, side_px), mode="bilinear", antialias=True),
+        depth=scale(views.depth[:, None], size, mode="area")[:, 0],
+        normals=nn.functional.normalize(scale(views.normals, size, mode="area"), dim=1),
+        classes=nearest(views.classes).long(),
+        things=nearest(views.things).bool(),
+    )
+
+
 def recoloured(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Gain and shift of each channel, noise, and in a third of the batches a blur."""
     count = len(pictures)
@@ -160,12 +178,11 @@ def standardised(depth: Tensor) -> Tensor:
 
 
 def detection_loss(logits: Mapping[str, Tensor], views: Views) -> Tensor:
-    """Absolute error of standardised depth (as MiDaS: Ranftl et al. 2020), 1 - cosine of normals, cross entropy."""
-    size = views.depth.shape[-2:]
-    full = {kind: nn.functional.interpolate(x.float(), size, mode="bilinear") for kind, x in logits.items()}
-    depth = (standardised(full["depth"][:, 0]) - standardised(views.depth)).abs().mean()
-    normal = (1 - nn.functional.cosine_similarity(full["normal"], views.normals, dim=1)).mean()
-    return depth + 2 * normal + 0.5 * nn.functional.cross_entropy(full["segmentation"], views.classes)
+    """Absolute error of standardised depth (as MiDaS: Ranftl et al. 2020), 1 - cosine of normals, cross entropy. The
+    truth has the size of the logits."""
+    depth = (standardised(logits["depth"][:, 0].float()) - standardised(views.depth)).abs().mean()
+    normal = (1 - nn.functional.cosine_similarity(logits["normal"].float(), views.normals, dim=1)).mean()
+    return depth + 2 * normal + 0.5 * nn.functional.cross_entropy(logits["segmentation"].float(), views.classes)
 
 
 def train_detectors(detectors: Detectors, corpus: Corpus, folder: Path, minutes: float) -> Detectors:
@@ -177,7 +194,8 @@ def train_detectors(detectors: Detectors, corpus: Corpus, folder: Path, minutes:
         photo = torch.rand(BATCH, generator=generator) < PHOTO_SHARE
         views = views_of(corpus, torch.where(photo, rows // LOOKS_PER_SCENE * LOOKS_PER_SCENE, rows))
         views = cut_out(views, torch.rand(BATCH, generator=generator) < CUT_OUT_SHARE, generator)
-        views = cropped(views, generator)
+        side_px = SIDES_PX[int(torch.randint(len(SIDES_PX), (), generator=generator))]
+        views = shrunk(cropped(views, generator), side_px)
         pictures = recoloured(views.pictures, generator).to(memory_format=torch.channels_last)
         with autocast():
             logits = detectors(pictures)

@@ -44,7 +44,7 @@ def measure(folder: Path, pairs: int, steps: int) -> dict[str, Any]:
     workspace, cache, work = Workspace(folder / "workspace"), ModelCache(), Work(folder, {})
 
     with cache.lease(
-        (base.source, "base"), lambda: family.load(base, dtype_for(device_name()), device_name())
+        (base.source, "base"), lambda: family.load(base, dtype_for(device_name(), base.spec), device_name())
     ) as parts:
         pipeline = family.pipeline(parts, settings.scheduler)
 

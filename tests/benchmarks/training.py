@@ -110,7 +110,7 @@ def make_photos(workspace: Workspace) -> list[Photo]:
 
 def load(starter: Base) -> Components:
     parts = family(starter.family).load(starter, torch.float32, "cpu")
-    parts.unet.to(memory_format=torch.channels_last)
+    parts.denoiser.to(memory_format=torch.channels_last)
     parts.vae.to(memory_format=torch.channels_last)
     return parts
 
@@ -141,18 +141,17 @@ def reencoding(
         tokens = parts.tokenizer(
             [photo.caption for photo in batch], padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
-        with mixed_precision(parts.unet.device):
+        with mixed_precision(parts.denoiser.device):
             with torch.no_grad():
                 latents = parts.vae.encode(processor.preprocess(images)).latent_dist.sample()
                 text = parts.text_encoder(tokens)[0]
             latents = latents.float() * parts.vae.config.scaling_factor
             losses = denoising_losses(
-                parts.unet,
+                lambda noisy, timesteps, text=text: parts.denoiser(noisy, timesteps, text).sample,
                 schedule,
                 latents=latents,
                 noise=torch.randn_like(latents),
                 timesteps=torch.randint(0, schedule.config.num_train_timesteps, (len(batch),)),
-                text=text,
                 min_snr_gamma=settings.min_snr_gamma,
             )
         losses.mean().backward()
@@ -166,13 +165,13 @@ def bare(stack: ExitStack, starter: Base, settings: TrainSettings) -> Iterator[o
     parts = load(starter)
     lora = stack.enter_context(trainable_lora(parts, settings, starter.spec.lora_targets))
     optimizer = torch.optim.AdamW(lora.groups[0]["params"], lr=settings.learning_rate, fused=True)
-    config, size, side = parts.unet.config, settings.batch_size, settings.resolution // starter.spec.vae_scale
+    config, size, side = parts.denoiser.config, settings.batch_size, settings.resolution // starter.spec.vae_scale
     latents, target = torch.randn(2, size, config.in_channels, side, side)
     timesteps = torch.randint(0, parts.scheduler.config.num_train_timesteps, (size,))
     text = torch.randn(size, parts.tokenizer.model_max_length, config.cross_attention_dim)
     while True:
-        with mixed_precision(parts.unet.device):
-            prediction = parts.unet(latents, timesteps, text).sample
+        with mixed_precision(parts.denoiser.device):
+            prediction = parts.denoiser(latents, timesteps, text).sample
         torch.nn.functional.mse_loss(prediction.float(), target).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
@@ -17,10 +16,11 @@ from engine.cache import ModelCache, ValueCache
 from engine.controls import detect
 from engine.errors import BadLora, BadSettings, Cancelled, MissingModel, NotFound
 from engine.families.base import weights_hash
+from engine.families.unet import UNetComponents
 from engine.generation import control_map, generate
 from engine.jobs import Work
 from engine.lora.files import import_lora
-from engine.preview import Seen, coloured, denoised, latent_colours
+from engine.preview import coloured, latent_colours
 from engine.recipe import read_png
 from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StyleUse
 from engine.workspace import LoraRecord, Workspace
@@ -239,33 +239,31 @@ def test_the_preview_s_guess_is_exact_for_a_denoiser_that_knows(prediction_type:
     timestep = torch.tensor([600])
     noisy = scheduler.add_noise(clean, noise, timestep)
     known = noise if prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, timestep)
-    seen = Seen(noisy=noisy, timestep=timestep[0], prediction=known)
-    assert torch.allclose(denoised(seen, scheduler), clean, atol=1e-5)
+    guess = UNetComponents.clean_latents(None, scheduler, (noisy, timestep[0]), {}, (known,))  # type: ignore[arg-type]
+    assert torch.allclose(guess, clean, atol=1e-5)
 
 
 class LinearEncoder:
     """An autoencoder whose latents are a known affine map of the mean colours of 8 px cells."""
 
-    config = SimpleNamespace(block_out_channels=(1, 1, 1, 1), scaling_factor=0.5)
-    device, dtype = "cpu", torch.float32
     weights = torch.tensor([[1.0, 0.0, 0.5], [0.0, 2.0, 0.0], [0.0, 0.0, -1.0], [1.0, 1.0, 1.0]])
 
-    def encode(self, pictures: torch.Tensor) -> Any:
-        latents = torch.einsum("lc,bchw->blhw", self.weights, avg_pool2d(pictures, 8)) + 3
-        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
+    def latents_of(self, pictures: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("lc,bchw->blhw", self.weights, avg_pool2d(pictures, 8)) + 3
 
 
 def test_latent_colours_undo_a_linear_encoder() -> None:
-    colours = latent_colours(LinearEncoder())
+    colours = latent_colours(LinearEncoder().latents_of, 8)
     pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    latents = LinearEncoder().encode(pictures).latent_dist.mode() * 0.5
+    latents = LinearEncoder().latents_of(pictures)
     found = torch.einsum("blhw,lc->bchw", latents, colours[:-1]) + colours[-1].reshape(1, 3, 1, 1)
     assert torch.allclose(found, avg_pool2d(pictures, 8), atol=1e-4)
 
 
-def test_latent_colours_of_a_real_autoencoder(folder: Path) -> None:
-    vae: Any = AutoencoderKL.from_pretrained(folder, subfolder="vae")
-    assert latent_colours(vae).shape == (vae.config.latent_channels + 1, 3)
+def test_latent_colours_of_a_real_autoencoder(starter: families.Base) -> None:
+    parts = families.family("sd15").load(starter, torch.float32, "cpu")
+    colours = latent_colours(parts.latents_of, 8)
+    assert colours.shape == (parts.vae.config.latent_channels + 1, 3)
 
 
 def test_latents_are_coloured_cell_by_cell() -> None:

@@ -17,8 +17,10 @@ TIERS = (
     {"engine.starter"},
     {
         *{"engine.dataset", "engine.photo", "engine.captioning", "engine.training", "engine.presets"},
-        *{"engine.generation", "engine.preview", "engine.scores"},
+        *{"engine.memory", "engine.generation", "engine.start_picture", "engine.style_mask"},
+        *{"engine.preview", "engine.scores"},
     },
+    {"engine.consistency"},
     {"engine.studio"},
     {"engine.demo"},
     {"ui"},

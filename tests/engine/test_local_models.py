@@ -20,12 +20,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from engine import families
 from engine.errors import BadModel, MissingModel, NotFound
 from engine.families.base import weights_hash
-from engine.families.unet import CONFIGURATIONS
+from engine.families.pipelines import CONFIGURATIONS
 from engine.generation import render
 from engine.settings import GenerateSettings
 from tests.tiny import SIDE_PX, as_checkpoint, make_tiny_base, make_tiny_sdxl, without_weights
 
 SETTINGS = GenerateSettings(prompt="a red mug", width=SIDE_PX, height=SIDE_PX, steps=3, guidance_scale=4.0, seed=3)
+SHIPPED = ["starter", "sd15", "sdxl", "sd35_medium", "sd35_large", "flux_dev", "flux_krea", "flux_schnell"]
+SHIPPED += ["z_image_turbo", "z_image", "qwen_image", "flux2_klein", "flux2_klein_base"]
 MAKERS = {"sd15": make_tiny_base, "sdxl": make_tiny_sdxl}
 PIPELINES: dict[str, Any] = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 
@@ -47,7 +49,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tiny_configurations(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """The sizes of the tiny bases in place of the published ones, without any weights."""
-    monkeypatch.setattr("engine.families.unet.CONFIGURATIONS", tmp_path / "configurations")
+    monkeypatch.setattr("engine.families.pipelines.CONFIGURATIONS", tmp_path / "configurations")
     return {name: without_weights(folder, tmp_path / "configurations" / name) for name, folder in folders.items()}
 
 
@@ -72,9 +74,9 @@ def plain(family: str, folder: Path) -> np.ndarray:
 
 def test_without_the_folder_there_is_what_ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TRIPOD_MODELS", raising=False)
-    assert list(families.BASES) == ["starter", "sd15", "sdxl"]
+    assert list(families.BASES) == SHIPPED
     monkeypatch.setenv("TRIPOD_MODELS", str(tmp_path / "nowhere"))
-    assert list(families.BASES) == ["starter", "sd15", "sdxl"]
+    assert list(families.BASES) == SHIPPED
     assert families.refused_models() == []
 
 
@@ -123,7 +125,7 @@ def test_a_folder_in_half_precision_only(folders: dict[str, Path], models: Path)
     base = families.base("half")
     assert base.variant == "fp16"
     parts = families.family("sdxl").load(base, torch.float32, "cpu")
-    assert next(parts.unet.parameters()).dtype == torch.float32
+    assert next(parts.denoiser.parameters()).dtype == torch.float32
     assert len(weights_hash(base)) == 64
 
 
@@ -184,9 +186,9 @@ def test_what_is_no_base_is_refused_in_a_sentence(
     (models / "notes.txt").write_text("mine")
     (models / ".cache").mkdir()
 
-    assert list(families.BASES) == ["starter", "sd15", "sdxl"]
+    assert list(families.BASES) == SHIPPED
     expected = {
-        "flux": "flux.safetensors holds Flux. Use a whole checkpoint of Stable Diffusion 1.5 or Stable Diffusion XL",
+        "flux": "flux.safetensors holds Flux. Use a whole checkpoint of Stable Diffusion 1.5, Stable Diffusion XL,",
         "lora": "lora.safetensors holds a LoRA",
         "refiner": "holds the refiner of Stable Diffusion XL",
         "other": "no model that is known here: the names of its tensors begin with encoder, shared",

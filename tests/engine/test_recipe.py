@@ -7,7 +7,7 @@ from PIL import Image, PngImagePlugin
 
 from engine.errors import BadRecipe
 from engine.recipe import Recipe, a1111_text, png_bytes, read_png
-from engine.settings import ControlUse, GenerateSettings, LoraUse, StyleUse
+from engine.settings import ControlUse, GenerateSettings, LoraUse, StartImage, StyleUse
 
 SETTINGS = GenerateSettings(
     prompt="a photo of zxq teddy bear, on a table",
@@ -25,6 +25,7 @@ SETTINGS = GenerateSettings(
         ControlUse(kind="openpose", image="2" * 64, detected=True),
     ),
     styles=(StyleUse(image="3" * 64, weight=0.6, target="style", start=0.1),),
+    guidance_end=0.9,
 )
 RECIPE = Recipe(
     settings=SETTINGS,
@@ -75,6 +76,12 @@ class TestA1111Text:
             "Steps: 20, Sampler: Default, Schedule type: Automatic, CFG scale: 4, Seed: 0, Size: 256x256, "
             "Model hash: 0000000000, Model: starter, Version: Tripod"
         )
+
+    @pytest.mark.parametrize(("mask", "more"), [("", ""), ("4" * 64, ", Mask blur: 4")])
+    def test_a_start_picture(self, mask: str, more: str) -> None:
+        start = StartImage(image="3" * 64, strength=0.75, mask=mask)
+        recipe = Recipe(settings=GenerateSettings(prompt="a mug", start=start), seed=0, base_hash="0" * 64)
+        assert f", Model: starter, Denoising strength: 0.75{more}, Version: Tripod" in a1111_text(recipe, {})
 
     @pytest.mark.parametrize("base", ["a, b", "a:b", "a\nb"])
     def test_values_with_separators_are_quoted_as_json(self, base: str) -> None:

@@ -175,6 +175,15 @@ def test_from_settings_to_the_picture_of_diffusers(tiny: Tiny, tmp_path: Path) -
     assert np.array_equal(np.asarray(Image.open(workspace.picture_path(made))), expected)
 
 
+@pytest.mark.parametrize("scheduler", ["ddim_trailing", "euler_trailing"])
+def test_few_steps_are_those_of_lightning_and_hyper(tiny: Tiny, scheduler: Any) -> None:
+    """Both end on the last timestep of training: https://huggingface.co/ByteDance/SDXL-Lightning."""
+    few = FAMILY.pipeline(tiny.parts, scheduler).scheduler
+    few.set_timesteps(4)
+    assert few.timesteps.tolist() == [999, 749, 499, 249]
+    assert few.config.prediction_type == tiny.parts.scheduler.config.prediction_type
+
+
 @pytest.mark.parametrize("scheduler", ["ddim", "euler_a", "dpmpp_2m_karras", "unipc"])
 def test_schedulers_keep_the_schedule_of_the_base(tiny: Tiny, scheduler: Any) -> None:
     config = FAMILY.pipeline(tiny.parts, scheduler).scheduler.config

@@ -15,7 +15,7 @@ from engine.samples import load_samples
 
 ENDPOINTS = {
     *("/new_dataset", "/add_photos", "/caption", "/train", "/add_image", "/extract", "/generate"),
-    *("/job", "/cancel", "/picture"),
+    *("/scores", "/rank", "/sheet", "/job", "/cancel", "/picture"),
 }
 SMALL = {"steps": 2, "resolution": 64, "batch_size": 1, "rank": 2, "sample_every": 2, "checkpoint_every": 2}
 DEADLINE_S = 120
@@ -59,7 +59,7 @@ def test_from_photos_to_a_picture(client: Client) -> None:
     lora = finish(client, started["token"])["result"]["lora"]
 
     photo = client.predict(handle_file(samples.compositions[0].file), api_name="/add_image")["image"]
-    started = client.predict(photo, "canny", {}, api_name="/extract")
+    started = client.predict(photo, "canny", {}, "canny", api_name="/extract")
     layout = finish(client, started["token"])["result"]["map"]
 
     look = client.predict(handle_file(samples.looks[0].file), api_name="/add_image")["image"]
@@ -82,6 +82,11 @@ def test_from_photos_to_a_picture(client: Client) -> None:
         recipe = json.loads(png.text["tripod"])  # type: ignore[attr-defined]
     assert recipe["settings"]["controls"][0]["image"] == layout
     assert recipe["settings"]["styles"][0]["image"] == look
+
+    scores = client.predict(picture, api_name="/scores")
+    assert {score["name"] for score in scores} == {"identity", "layout", "style"}
+    [ranked] = client.predict([picture], api_name="/rank")
+    assert (ranked["picture"], ranked["place"]) == (picture, 1)
 
 
 def test_what_is_no_photo_is_refused_with_a_reason(client: Client, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
 
 SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
 DESKTOP, PHONE = (1280, 900), (390, 844)
-TABS = ("photos", "captions", "train", "layout", "generate")
-PICTURES = ("#control-picture-0", "#style-picture")
+TABS = ("photos", "captions", "train", "layout", "generate", "consistency")
+PICTURES = ("#layout-picture-0", "#look-picture-0")
 BAD_PHOTOS = ("notes.png", "letter.docx")
 PATIENCE_MS = 120_000  # for trainings and models; what a person sees at once is awaited with it too
 
@@ -126,14 +126,14 @@ def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
     expect(page.locator("#map img")).to_be_visible()
     shoot(page, "4-layout")
     page.click("text=Use this layout")
-    expect(page.locator("#control-picture-0 img")).to_be_visible()
+    expect(page.locator("#layout-picture-0 img")).to_be_visible()
     page.click("#add-layout")
     expect(page.locator("#layout-1")).to_be_visible()
     page.click("#remove-layout-1")
     expect(page.locator("#layout-1")).to_be_hidden()
 
     page.click("#sample-looks .card >> nth=0")
-    expect(page.locator("#style-picture img")).to_be_visible()
+    expect(page.locator("#look-picture-0 img")).to_be_visible()
     fill(page, "Steps", "3")
     page.click("#go")
     expect(page.locator("#details")).to_contain_text("3 steps")
@@ -194,9 +194,9 @@ def test_what_goes_wrong_is_said_beside_it(open_page: OpenPage, tmp_path: Path) 
     )
     expect(page.locator("#photo-grid .card")).to_have_count(1)
     open_tab(page, "generate")
-    page.set_input_files("#style-picture input[type=file]", text)
-    expect(page.locator("#style-notice [role=alert]")).to_contain_text("notes.png is not a picture")
-    expect(page.locator("#style-picture img")).to_have_count(0)
+    page.set_input_files("#look-picture-0 input[type=file]", text)
+    expect(page.locator("#look-notice-0 [role=alert]")).to_contain_text("notes.png is not a picture")
+    expect(page.locator("#look-picture-0 img")).to_have_count(0)
     page.click("#go")
     expect(page.locator("#generate-notice [role=alert]")).to_have_text(
         "The prompt is empty. Say what the picture should show."
@@ -226,3 +226,113 @@ def test_what_the_base_cannot_follow_is_greyed_with_its_reason(
     page.click("#base input")
     page.click("[role=option]:has-text('Starter')")
     expect(page.locator("#control-notes-0")).to_contain_text("Starter has no ControlNet for pose yet.")
+
+
+def pull(page: Page, target: Locator, dx: float, dy: float) -> None:
+    """Drag from the middle of an element."""
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y + dy, steps=6)
+    page.mouse.up()
+
+
+def test_maps_are_drawn_and_given_back_to_their_row(open_page: OpenPage) -> None:
+    page = open_page(DESKTOP)
+    open_tab(page, "layout")
+    page.click("#draw-map")
+    canvas = page.locator("#brush canvas")
+    expect(page.locator("#brush [data-tool='pen'][aria-pressed='true']")).to_be_visible()
+    colours = """canvas => {
+        const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        return [...new Set(new Uint32Array(pixels.buffer))].length;
+    }"""
+    assert canvas.evaluate(colours) == 1
+    pull(page, canvas, 60, 30)
+    assert canvas.evaluate(colours) == 2  # without any mixed ones
+    pull(page, canvas, -60, 30)
+    page.click("#brush [data-do='undo']")
+    page.click("#brush [data-do='undo']")
+    assert canvas.evaluate(colours) == 1
+    expect(page.locator("#brush [data-do='undo']")).to_be_disabled()
+    pull(page, canvas, 60, 30)
+    page.click("#brush [data-do='done']")
+    expect(page.locator("#map img")).to_be_visible()
+    page.click("#use-map")
+    expect(page.locator("#layout-picture-0 img")).to_be_visible()
+    before = page.locator("#layout-picture-0 img").evaluate("image => image.src")
+
+    page.click("#edit-layout-0")
+    expect(page.locator("#brush [data-tool='pen'][aria-pressed='true']")).to_be_visible()
+    pull(page, canvas, -60, -30)
+    page.click("#brush [data-do='done']")
+    expect(page.locator("#map img")).to_be_visible()
+    page.click("#use-map")
+    expect(page.locator("#layout-picture-0 img")).not_to_have_attribute("src", before)
+    expect(page.locator("#layout-1")).to_be_hidden()
+
+
+def test_joints_are_dragged(open_page: OpenPage) -> None:
+    page = open_page(PHONE)
+    open_tab(page, "layout")
+    page.click("#control-kinds .card:has-text('Pose')")
+    page.click("#draw-map")
+    joints = page.locator("#pose circle")
+    expect(joints).to_have_count(18)
+    wrist = page.locator("#pose circle[data-joint='4']")
+    x = float(wrist.get_attribute("cx") or 0)
+    pull(page, wrist, -20, -40)
+    assert float(wrist.get_attribute("cx") or 0) < x
+    page.click("#pose [data-do='joint']")
+    expect(joints).to_have_count(17)
+    page.select_option("#pose [name='missing']", label="right wrist")
+    expect(joints).to_have_count(18)
+    page.click("#pose [data-do='another']")
+    expect(joints).to_have_count(36)
+    page.click("#pose [data-do='undo']")
+    expect(joints).to_have_count(18)
+    shoot(page, "phone-pose")
+    page.click("#pose [data-do='done']")
+    expect(page.locator("#map img")).to_be_visible()
+    page.click("#edit-map")
+    expect(joints).to_have_count(18)
+
+
+def test_a_part_of_a_picture_is_painted_over(open_page: OpenPage, tmp_path: Path) -> None:
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "red.png")
+    page = open_page(DESKTOP)
+    open_tab(page, "generate")
+    page.fill("#prompt textarea", "a blue mug")
+    fill(page, "Steps", "3")
+    page.click("#start button:has-text('Start from a picture')")
+    page.set_input_files("#start-picture input[type=file]", tmp_path / "red.png")
+    page.click("#paint")
+    done = page.locator("#mask-brush [data-do='done']")
+    done.click()
+    expect(page.locator("#start-notice [role=alert]")).to_contain_text("The mask is empty.")
+    pull(page, page.locator("#mask-brush canvas"), 40, 20)
+    done.click()
+    expect(page.locator("#start-mask .mask")).to_be_visible()
+    shoot(page, "start")
+    page.click("#go")
+    expect(page.locator("#details")).to_contain_text("part of a picture 0.6")
+    with page.expect_download() as download:
+        page.click("#download")
+    picture = tmp_path / "picture.png"
+    download.value.save_as(picture)
+    with Image.open(picture) as png:
+        corners = [png.getpixel((x, y)) for x in (0, png.width - 1) for y in (0, png.height - 1)]
+        middle = png.getpixel((png.width // 2, png.height // 2))
+    assert corners == [(255, 0, 0)] * 4
+    assert middle != (255, 0, 0)
+
+    page.click("#start-picture button[aria-label='Remove Image']")
+    expect(page.locator("#start-mask .mask")).to_have_count(0)
+    page.set_input_files("#restore input[type=file]", picture)
+    expect(page.locator("#start-mask .mask")).to_be_visible()
+    page.click("#start-here")
+    expect(page.locator("#start-mask .mask")).to_have_count(0)
+    expect(page.locator("#start-picture img")).to_be_visible()

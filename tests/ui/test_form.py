@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 
 from engine.errors import BadSettings
-from engine.settings import ControlUse, GenerateSettings, LoraUse, Settings, StyleUse, TrainSettings
+from engine.settings import ControlUse, GenerateSettings, LoraUse, Settings, StartImage, StyleUse, TrainSettings
 from ui import form
 
 ENOUGH: dict[type[Settings], dict[str, Any]] = {
@@ -16,13 +16,16 @@ ENOUGH: dict[type[Settings], dict[str, Any]] = {
     LoraUse: {"lora": "teddy"},
     ControlUse: {"kind": "canny", "image": "ab"},
     StyleUse: {"image": "ab"},
+    StartImage: {"image": "ab"},
     TrainSettings: {"dataset": "teddy", "name": "Teddy"},
 }
 RANGES = [
     (cls, name, field)
     for cls, fields in form.FORMS.items()
     for name, field in fields.items()
-    if field.low is not None and name not in ("start", "end")  # those two depend on each other
+    if field.low is not None
+    and not name.endswith(("start", "end"))  # those two depend on each other
+    and name != "strength"  # of a start: above 0
 ]
 RICH = GenerateSettings(
     prompt="a mug",
@@ -37,17 +40,21 @@ RICH = GenerateSettings(
         ControlUse(kind="softedge", image="ab", strength=0),
     ),
     styles=(StyleUse(image="cd", weight=0.4, target="style", start=0.1),),
+    start=StartImage(image="ef", mask="01", strength=0.8, only_masked=True),
+    guidance_end=0.8,
 )
-PLAIN = [f.name for f in dataclasses.fields(GenerateSettings) if f.name not in ("loras", "controls", "styles")]
+NESTED = ("loras", "controls", "styles", "start")
+PLAIN = [f.name for f in dataclasses.fields(GenerateSettings) if f.name not in NESTED]
 NAMES = [
     *PLAIN,
     *(f"loras.{row}.{f.name}" for row in range(3) for f in dataclasses.fields(LoraUse)),
     *(f"controls.{row}.{f.name}" for row in range(4) for f in dataclasses.fields(ControlUse)),
     *(f"styles.0.{f.name}" for f in dataclasses.fields(StyleUse)),
+    *(f"start.{f.name}" for f in dataclasses.fields(StartImage)),
 ]
 
 
-@pytest.mark.parametrize("cls", [LoraUse, ControlUse, StyleUse, TrainSettings])
+@pytest.mark.parametrize("cls", [LoraUse, ControlUse, StyleUse, StartImage, TrainSettings])
 def test_every_setting_can_be_asked_for(cls: type[Settings]) -> None:
     assert set(form.FORMS[cls]) == set(typing.get_type_hints(cls))
 

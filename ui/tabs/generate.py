@@ -1,6 +1,7 @@
 """The Generate tab: the prompt, the three legs it stands on (what, where, how it looks), and the pictures."""
 
 import secrets
+from collections.abc import Mapping
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -8,25 +9,29 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import BadImage, BadSettings
-from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StyleUse
+from engine.errors import BadSettings
+from engine.settings import MAX_SEED, GenerateSettings, LoraUse
 from engine.studio import Job, LoraRecord, Recipe
 from ui import form
 from ui.cards import Card, Choice, Level, Plain, grid, headline, label, listing, sentence, served, url
-from ui.page import AS_UPLOADED, PROGRESS, Page, into_view
-from ui.tabs.control import sample_cards
+from ui.few_steps import FewSteps
+from ui.layout_rows import LayoutRows
+from ui.page import PROGRESS, Page, into_view
+from ui.scores import bars, ranked_cards, reasons
+from ui.speed import Speed
+from ui.start_picture import StartPicture
+from ui.style_rows import StyleRows
 from ui.watch import Watch, preview_html
 
 LORA_ROWS = 8
-LAYOUT_ROWS = 4
 HISTORY_PAGE = 24
 NO_LORA = ("None", "")
 NO_PICTURE = '<div class="result"><p class="empty">The picture appears here.</p></div>'
 
 
 class GenerateTab:
-    """`inputs` holds the component of every setting by its dotted name. Images are content hashes in `gr.State`, each
-    beside the `gr.Image` that shows it; `picture` is the id of the picture in the viewer."""
+    """`inputs` holds the component of every setting by its dotted name; `picture` is the id of the picture in the
+    viewer."""
 
     name, title = "generate", "Generate"
 
@@ -35,7 +40,6 @@ class GenerateTab:
         self.inputs: dict[str, Any] = {"base": page.base}
         self.last = page.remembered("settings", {})
         self.picture, self.limit = gr.State(""), gr.State(HISTORY_PAGE)
-        self.kinds = {kind.name: kind for kind in self.studio.control_kinds()}
         with gr.Row(elem_classes=["columns"]):
             with gr.Column(scale=7, elem_classes=["sheet"]):
                 headline(
@@ -47,29 +51,42 @@ class GenerateTab:
                     with gr.Column(min_width=190, elem_classes=["leg", "what"]):
                         self._what()
                     with gr.Column(min_width=190, elem_classes=["leg", "where"]):
-                        self._where()
+                        self.layouts = LayoutRows(page, self.inputs)
                     with gr.Column(min_width=190, elem_classes=["leg", "look"]):
-                        self._look()
+                        self.looks = StyleRows(page, self.inputs)
+                self.looks.lay_out_brush()
+                self.start = StartPicture(page, self.inputs)
                 with gr.Row(elem_classes=["numbers"]):
                     for name in ("guidance_scale", "steps", "width", "height", "count", "seed"):
                         self._ask(name, min_width=84, info=None, elem_id=name.replace("_", "-"))
                     self.random = gr.Checkbox(True, label="Random", min_width=90, elem_id="random-seed")
                 self._ask("negative_prompt", elem_id="negative-prompt")
                 with gr.Accordion("Expert", open=False):
-                    self._ask("scheduler")
+                    self._ask("scheduler", elem_id="scheduler")
+                    self._ask("memory", elem_id="memory")
+                    self._ask("true_cfg_scale", elem_id="true-cfg", visible=False)
+                    self.score = gr.Checkbox(
+                        True, label="Score every picture", info="How well it kept what was asked", elem_id="score"
+                    )
+                    self.speed = Speed(page, self.inputs)
+                self.few_steps = FewSteps(page, self.inputs)
                 with gr.Column(elem_classes=["next"]):
+                    self.needs = Plain(elem_id="needs")
                     self.notice = Plain(elem_id="generate-notice")
                     self.go = gr.Button("Generate", variant="primary", elem_id="go")
             with gr.Column(scale=5, elem_classes=["results"]):
                 self.viewer = Plain(NO_PICTURE, elem_id="viewer")
                 self.watch = Watch(page, "generate", preview=False, every_s=0.4)
-                self.batch = Choice(elem_id="batch")
+                self.batch, self.made = Choice(elem_id="batch"), gr.State([])
+                self.best_first = gr.Checkbox(True, label="Best first", visible=False, elem_id="best-first")
+                self.reasons = Plain(elem_id="reasons")
                 with gr.Column(visible=False) as self.actions:
                     self.details = Plain(elem_id="details")
                     with gr.Row(elem_classes=["actions"]):
                         self.download = gr.DownloadButton("Download", size="sm", min_width=90, elem_id="download")
                         self.again = gr.Button("Use again", size="sm", min_width=90, elem_id="use-again")
                         self.vary = gr.Button("Vary the seed", size="sm", min_width=110)
+                        self.start_here = gr.Button("Start from it", size="sm", min_width=110, elem_id="start-here")
                         self.forget = gr.Button("Delete", size="sm", min_width=70, variant="stop")
                 label("History")
                 self.history = Choice(elem_id="history")
@@ -90,12 +107,6 @@ class GenerateTab:
     def _ask_row(self, rows: str, row: int, name: str, cls: Any, **kwargs: Any) -> Any:
         component = self.inputs[f"{rows}.{row}.{name}"] = form.build(cls, name, **kwargs)
         return component
-
-    def _when(self, rows: str, row: int, cls: Any) -> None:
-        """When it acts: shares of the steps, folded away."""
-        with gr.Accordion("When", open=False):
-            for name in ("start", "end"):
-                self._ask_row(rows, row, name, cls, info=None)
 
     def _what(self) -> None:
         label("What", "your LoRAs")
@@ -132,52 +143,6 @@ class GenerateTab:
                         self._ask_row("loras", row, name, LoraUse, info=None, label=label_of)
                 self.tunings.append(tuning)
 
-    def _where(self) -> None:
-        label("Where", "layouts to follow, together")
-        self.shown = gr.State([0])
-        self.layouts, self.controls, self.frees, self.notes, self.layout_notices = [], [], [], [], []
-        for row in range(LAYOUT_ROWS):
-            with gr.Column(visible=row == 0, elem_classes=["lora", "where-row"], elem_id=f"layout-{row}") as box:
-                with gr.Row(elem_classes=["pick"]):
-                    self._ask_row(
-                        "controls",
-                        row,
-                        "kind",
-                        ControlUse,
-                        choices=[(kind.title, kind.name) for kind in self.kinds.values()],
-                        value=next(iter(self.kinds)),
-                        container=False,
-                        min_width=60,
-                        elem_id=f"control-kind-{row}",
-                    )
-                    free = gr.Button("×", size="sm", min_width=0, elem_id=f"remove-layout-{row}")
-                self.controls.append(self._image("controls", row, f"control-picture-{row}"))
-                self.layout_notices.append(Plain(elem_id=f"control-notice-{row}"))
-                self._ask_row("controls", row, "strength", ControlUse, info=None, elem_id=f"control-strength-{row}")
-                self.notes.append(Plain(elem_id=f"control-notes-{row}"))
-                self._ask_row("controls", row, "detected", ControlUse, info="Used as it is, not taken from a photo")
-                self._when("controls", row, ControlUse)
-            self.layouts.append(box)
-            self.frees.append(free)
-        self.compositions = Choice(
-            grid(sample_cards(self.studio.samples().compositions), "dots"), elem_id="sample-layouts"
-        )
-        self.add_layout = gr.Button("Add a layout", size="sm", elem_id="add-layout")
-        self.where_notice = Plain(elem_id="where-notice")
-
-    def _look(self) -> None:
-        label("How it looks", "a picture to borrow from")
-        self.style = self._image("styles", 0, "style-picture")
-        self.style_notice = Plain(elem_id="style-notice")
-        self.looks = Choice(grid(sample_cards(self.studio.samples().looks), "dots"), elem_id="sample-looks")
-        self._ask_row("styles", 0, "target", StyleUse, info=None)
-        self._ask_row("styles", 0, "weight", StyleUse, info=None)
-        self._when("styles", 0, StyleUse)
-
-    def _image(self, rows: str, row: int, elem_id: str) -> gr.Image:
-        self.inputs[f"{rows}.{row}.image"] = gr.State("")
-        return gr.Image(sources=["upload"], show_label=False, height=130, buttons=[], elem_id=elem_id)
-
     # Wiring
 
     def _wire(self, tab: gr.Tab) -> None:
@@ -186,30 +151,29 @@ class GenerateTab:
         menus = [inputs[f"loras.{row}.lora"] for row in range(LORA_ROWS)]
         stack = [*menus, *self.rows, *self.thumbnails, *self.removes, *self.tunings, self.hint]
         chosen = {f"lora_{row}": menu for row, menu in enumerate(menus)}
-        rows = [self.shown, *self.layouts, *self.controls, *self.layout_notices, self.add_layout]
-        rows += [inputs[f"controls.{row}.{name}"] for row in range(LAYOUT_ROWS) for name in form.FORMS[ControlUse]]
-        everything = list(dict.fromkeys([*inputs.values(), self.random, self.style, *rows, *stack]))
-        style_hash = inputs["styles.0.image"]
+        legs = [*self.layouts.outputs, *self.looks.outputs, *self.start.outputs]
+        legs += [*self.few_steps.outputs, self.few_steps.notice]
+        everything = list(dict.fromkeys([*inputs.values(), self.random, *legs, *stack]))
         viewer = [self.viewer, self.actions, self.details, self.download, self.picture]
         listed = [self.history, self.more]
-        started = [*self.watch.outputs, *viewer, self.batch, inputs["seed"], self.last]
+        several = [self.batch, self.made, self.best_first, self.reasons]
+        started = [*self.watch.outputs, *viewer, *several, inputs["seed"], self.last]
 
         on([page.app.load, tab.select], self.list_loras, inputs=chosen, outputs=stack)
-        on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack)
+        changes = [on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack)]
         on(page.app.load, self.reload, inputs={"last": self.last, "base": page.base}, outputs=everything)
-        on_lora, on_where, on_style = (
-            partial(page.on, notice=notice) for notice in (self.lora_notice, self.where_notice, self.style_notice)
-        )
+        on_lora = partial(page.on, notice=self.lora_notice)
         for row, remove in enumerate(self.removes):
             weight = inputs[f"loras.{row}.weight"]
-            on_lora(remove.click, partial(self.remove_lora, row), inputs=chosen, outputs=[*stack, weight])
-        on_lora(
+            taken = partial(self.remove_lora, row)
+            changes.append(on_lora(remove.click, taken, inputs=chosen, outputs=[*stack, weight]))
+        handed = on_lora(
             page.new_lora.change,
             self.take_lora,
             inputs={"handed": page.new_lora, "prompt": inputs["prompt"], **chosen},
             outputs=[*stack, inputs["prompt"]],
         )
-        on_lora(
+        added = on_lora(
             self.add_lora.upload,
             self.import_lora,
             inputs={"file": self.add_lora, "base": page.base, "prompt": inputs["prompt"], **chosen},
@@ -217,58 +181,34 @@ class GenerateTab:
             show_progress="full",
             show_progress_on=self.checking,
         )
-        layouts = {
-            f"{name}_{row}": inputs[f"controls.{row}.{name}"]
-            for row in range(LAYOUT_ROWS)
-            for name in ("kind", "image")
-        }
-        shown = {"shown": self.shown}
-        on_where(page.new_map.change, self.take_map, inputs={"handed": page.new_map, **shown, **layouts}, outputs=rows)
-        on_where(self.compositions.select, self.take_composition, inputs=shown, outputs=rows)
-        on_where(self.add_layout.click, self.show_another, inputs=shown, outputs=rows)
-        for row, control in enumerate(self.controls):
-            use = {name: inputs[f"controls.{row}.{name}"] for name in ("kind", "image", "detected", "strength")}
-            on_where(self.frees[row].click, partial(self.remove_layout, row), inputs=shown, outputs=rows)
-            on_control = partial(page.on, notice=self.layout_notices[row])
-            on_control(
-                control.upload,
-                partial(self.take_control, row),
-                inputs={"file": control, "image": use["image"], "kind": use["kind"]},
-                outputs=rows,
-                **AS_UPLOADED,
-            )
-            on_control(control.clear, partial(self.clear_layout, row), outputs=[use["image"]])
-            page.on(
-                [page.app.load, page.base.change, *(component.change for component in use.values())],
-                partial(self.describe_layout, row),
-                inputs={"base": page.base, "width": inputs["width"], "height": inputs["height"], **use},
-                outputs=[use["kind"]],
-                notice=self.notes[row],
-                trigger_mode="always_last",
-            )
-        on_style(
-            self.style.upload,
-            self.take_style,
-            inputs={"file": self.style, "image": style_hash},
-            outputs=[style_hash, self.style],
-            **AS_UPLOADED,
-        )
-        on(self.looks.select, self.take_look, outputs=[style_hash, self.style])
-        on_style(self.style.clear, lambda: {style_hash: ""}, outputs=[style_hash])
+        self.few_steps.wire([*changes, handed, added], chosen)
+        self.layouts.wire()
+        self.looks.wire()
+        self.start.wire()
+        self.speed.wire()
 
         on(
             [self.go.click, inputs["prompt"].submit],
             self.generate,
-            inputs={"random": self.random, **inputs},
+            inputs={"random": self.random, "score": self.score, **inputs},
             outputs=started,
         ).then(js=into_view("generate-watch"))
         on_picture(
             self.vary.click,
             self.generate_varied,
-            inputs={"picture": self.picture},
+            inputs={"picture": self.picture, "score": self.score},
             outputs=started,
         ).then(js=into_view("generate-watch"))
-        self.watch.follow(self.follow, [*viewer, *listed, self.batch])
+        on_picture(
+            self.start_here.click, self.start_from_it, inputs={"picture": self.picture}, outputs=self.start.outputs
+        ).then(js=into_view("start"))
+        self.watch.follow(self.follow, [*viewer, *listed, *several], inputs={"best_first": self.best_first})
+        on_picture(
+            self.best_first.input,
+            self.arrange,
+            inputs={"made": self.made, "best_first": self.best_first},
+            outputs=several,
+        )
 
         for cards in (self.history, self.batch):
             on_picture(cards.select, self.view, outputs=viewer)
@@ -277,7 +217,7 @@ class GenerateTab:
             self.forget.click,
             self.delete,
             inputs={"picture": self.picture, "limit": self.limit},
-            outputs=[*viewer, *listed, self.batch],
+            outputs=[*viewer, *listed, *several],
             js="(id, limit) => confirm('Delete this picture for good?') ? [id, limit] : ['', limit]",
         )
         on_picture([page.app.load, tab.select], self.list_pictures, inputs={"limit": self.limit}, outputs=listed)
@@ -285,14 +225,31 @@ class GenerateTab:
         on_picture(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=everything).then(
             lambda: None, outputs=self.drop, api_visibility="private", show_progress="hidden"
         )
+        costly = {name: inputs[name] for name in ("base", "width", "height", "memory")}
+        on(  # when a person changes something, not as the page starts: it takes the heavy libraries
+            [component.input for component in costly.values()],
+            self.weigh,
+            inputs=costly,
+            outputs=[self.needs],
+            trigger_mode="always_last",
+        )
         on(
             page.base.input,
             self.defaults,
             inputs={"base": page.base},
-            outputs=[inputs[name] for name in ("width", "height", "steps", "guidance_scale")],
+            outputs=[
+                inputs[name] for name in ("width", "height", "steps", "guidance_scale", "true_cfg_scale", "scheduler")
+            ],
         )
 
-    # What, where, how it looks
+    def weigh(self, *, width: int | None, height: int | None, **costly: str) -> dict[Any, Any]:
+        """What a picture will need of the memory, and how it will make do."""
+        if width is None or height is None:  # a box that is being typed in
+            return {}
+        settings = GenerateSettings(prompt="-", width=width, height=height, **costly)  # type: ignore[arg-type]
+        return {self.needs: sentence(self.studio.needs(settings))}
+
+    # What
 
     def list_loras(self, **loras: str) -> dict[Any, Any]:
         """The LoRAs to choose from, without those that were deleted. What else is chosen stays, as another event may
@@ -359,138 +316,38 @@ class GenerateTab:
         record = self.studio.import_lora(path, name=path.stem, base=base)
         return self.take_lora(handed={"lora": record.id}, prompt=prompt, **loras)
 
-    def take_map(self, *, handed: dict[str, Any], shown: list[int], **layouts: str) -> dict[Any, Any]:
-        """Put a map on the row of its kind, else on a free one, else on one more."""
-        kind = handed["kind"]
-        filled = [row for row in shown if layouts[f"image_{row}"]]
-        same = [row for row in filled if layouts[f"kind_{row}"] == kind]
-        fitting = [*same, *(row for row in shown if row not in filled)]
-        row = (fitting or self._another(shown))[0]
-        return {
-            **self._show_rows([*shown, row]),
-            **self._layout(row, handed["image"], detected=True),
-            self.inputs[f"controls.{row}.kind"]: kind,
-        }
-
-    def take_composition(self, event: gr.EventData, *, shown: list[int]) -> dict[Any, Any]:
-        """Put a sample on the row that was opened last: the one in hand."""
-        return self._layout(shown[-1], self._keep_sample(self.studio.samples().compositions, event.id), detected=False)
-
-    def take_control(self, row: int, *, file: dict[str, Any], image: str, kind: str) -> dict[Any, Any]:
-        """A photo, or a ready-made map, which is known for what it is."""
-        try:
-            image = self.studio.keep_image(Path(file["path"]))
-        except BadImage as error:
-            return {self.layout_notices[row]: sentence(str(error), "bad"), self.controls[row]: self._shown(image)}
-        found = self.studio.map_kind(image, kind)
-        use = f"controls.{row}"
-        updates = {self.inputs[f"{use}.image"]: image, self.inputs[f"{use}.detected"]: bool(found)}
-        if found:
-            said = f"This is a ready-made map: {self.kinds[found].title.lower()}. It is used as it is."
-            updates |= {self.inputs[f"{use}.kind"]: found, self.layout_notices[row]: sentence(said)}
-        return updates
-
-    def clear_layout(self, row: int) -> dict[Any, Any]:
-        return {self.inputs[f"controls.{row}.image"]: ""}
-
-    def show_another(self, *, shown: list[int]) -> dict[Any, Any]:
-        return self._show_rows([*shown, self._another(shown)[0]])
-
-    def _another(self, shown: list[int]) -> list[int]:
-        """The rows that are not shown. Raises: BadSettings when there is none."""
-        hidden = [row for row in range(LAYOUT_ROWS) if row not in shown]
-        if not hidden:
-            raise BadSettings(f"There are {LAYOUT_ROWS} layouts already.", "Take one away first.")
-        return hidden
-
-    def remove_layout(self, row: int, *, shown: list[int]) -> dict[Any, Any]:
-        """Free the row and hide it, unless it is the only one; its settings are those of a new one again."""
-        defaults = form.spread(
-            GenerateSettings(prompt="-"), [f"controls.{row}.{name}" for name in form.FORMS[ControlUse]]
-        )
-        return {
-            **self._show_rows([other for other in shown if other != row] or [row]),
-            **{self.inputs[name]: value for name, value in defaults.items()},
-            **self._layout(row, "", detected=False),
-            self.inputs[f"controls.{row}.kind"]: next(iter(self.kinds)),
-        }
-
-    def _show_rows(self, shown: list[int]) -> dict[Any, Any]:
-        shown = list(dict.fromkeys(shown))
-        return {
-            self.shown: shown,
-            self.add_layout: gr.Button(interactive=len(shown) < LAYOUT_ROWS),
-            **{box: gr.Column(visible=row in shown) for row, box in enumerate(self.layouts)},
-        }
-
-    def _layout(self, row: int, image: str, *, detected: bool) -> dict[Any, Any]:
-        return {
-            self.inputs[f"controls.{row}.image"]: image,
-            self.controls[row]: self._shown(image),
-            self.inputs[f"controls.{row}.detected"]: detected,
-            self.layout_notices[row]: "",
-        }
-
-    def describe_layout(
-        self, row: int, *, base: str, width: int, height: int, kind: str, image: str, detected: bool, strength: float
-    ) -> dict[Any, Any]:
-        """Say below the row what stands in its way, and beside each kind when the base cannot follow it."""
-        reasons = {k: self.studio.why_not_control(k.name, base) for k in self.kinds.values()}
-        choices = [(f"{k.title} (not with this base)" if reason else k.title, k.name) for k, reason in reasons.items()]
-        said: list[str] = []
-        if unfit := reasons[self.kinds[kind]]:
-            said.append(f"{unfit} Choose another kind, or another base at the top.")
-        if strength == 0:
-            said.append("At strength 0 this layout does nothing.")
-        if image and detected and width and height:  # a number box may be empty for a moment
-            said += self.studio.map_remarks(image, kind, width, height)
-        return {
-            self.inputs[f"controls.{row}.kind"]: gr.Dropdown(choices),
-            self.notes[row]: listing(("warn", text) for text in said),
-        }
-
-    def take_style(self, *, file: dict[str, Any], image: str) -> dict[Any, Any]:
-        try:
-            return {self.inputs["styles.0.image"]: self.studio.keep_image(Path(file["path"]))}
-        except BadImage as error:
-            return {self.style_notice: sentence(str(error), "bad"), self.style: self._shown(image)}
-
-    def take_look(self, event: gr.EventData) -> dict[Any, Any]:
-        image = self._keep_sample(self.studio.samples().looks, event.id)
-        return {self.inputs["styles.0.image"]: image, self.style: self._shown(image)}
-
-    def _keep_sample(self, samples: Any, name: str) -> str:
-        return self.studio.keep_image(next(sample.file for sample in samples if sample.name == name))
-
-    def _shown(self, image: str) -> str | None:
-        return served(self.studio.image_file(image)) if image else None
-
     def defaults(self, *, base: str) -> dict[Any, Any]:
-        """A base's own size, steps and CFG, when the person changes to it."""
+        """A base's own size, steps and CFG, and what it can be asked for, when the person changes to it."""
         chosen = next(b for b in self.studio.bases() if b.name == base)
+        schedulers = [choice for choice in form.SCHEDULERS if choice[1] in chosen.spec.schedulers]
         return {
             self.inputs["width"]: chosen.default_size_px,
             self.inputs["height"]: chosen.default_size_px,
             self.inputs["steps"]: chosen.default_steps,
             self.inputs["guidance_scale"]: chosen.default_guidance,
+            self.inputs["true_cfg_scale"]: gr.update(value=1, visible="true_cfg" in chosen.spec.supports),
+            self.inputs["scheduler"]: gr.update(choices=schedulers, value="default"),
         }
 
     # Pictures
 
-    def generate(self, *, random: bool, **inputs: Any) -> dict[Any, Any]:
+    def generate(self, *, random: bool, score: bool, **inputs: Any) -> dict[Any, Any]:
         settings = form.parse(GenerateSettings, inputs)
-        return self._start(settings.replace(seed=secrets.randbelow(MAX_SEED)) if random else settings)
+        return self._start(settings.replace(seed=secrets.randbelow(MAX_SEED)) if random else settings, score)
 
-    def generate_varied(self, *, picture: str) -> dict[Any, Any]:
+    def generate_varied(self, *, picture: str, score: bool) -> dict[Any, Any]:
         settings = self._recipe(picture).settings
-        return self._start(settings.replace(seed=secrets.randbelow(MAX_SEED), count=1))
+        return self._start(settings.replace(seed=secrets.randbelow(MAX_SEED), count=1), score)
 
-    def _start(self, settings: GenerateSettings) -> dict[Any, Any]:
-        job = self.studio.generate(settings)
+    def start_from_it(self, *, picture: str) -> dict[Any, Any]:
+        return self.start.put(self.studio.keep_image(self.studio.picture_file(picture)))
+
+    def _start(self, settings: GenerateSettings, score: bool) -> dict[Any, Any]:
+        job = self.studio.generate(settings, score=score)
         return {
             self.inputs["seed"]: settings.seed,
             self.last: settings.to_dict(),
-            self.batch: "",
+            **self.arrange(made=[], best_first=True),
             **self._unfinished(job),
             **self.watch.start(job),
         }
@@ -504,16 +361,29 @@ class GenerateTab:
             self.actions: gr.Column(visible=False),
         }
 
-    def follow(self, job: Job) -> dict[Any, Any]:
+    def follow(self, job: Job, *, best_first: bool) -> dict[Any, Any]:
         if not job.finished:
             return self._unfinished(job)
         if job.state != "done":  # the pictures finished before it stopped are kept
             return {self.viewer: NO_PICTURE, **self.list_pictures(limit=HISTORY_PAGE)}
         pictures = job.result()["pictures"]
+        first = self.studio.rank(pictures)[0].picture if best_first else pictures[0]
         return {
-            self.batch: grid([self._card(id_) for id_ in pictures], "strip") if len(pictures) > 1 else "",
-            **self._view(pictures[0]),
+            **self.arrange(made=pictures, best_first=best_first),
+            **self._view(first),
             **self.list_pictures(limit=HISTORY_PAGE),
+        }
+
+    def arrange(self, *, made: list[str], best_first: bool) -> dict[Any, Any]:
+        """The pictures of one request side by side, where there are several: by their scores with the reasons, or as
+        they were made."""
+        ranked = self.studio.rank(made) if len(made) > 1 and best_first else []
+        cards = ranked_cards(self.studio, ranked) or [self._card(id_) for id_ in made]
+        return {
+            self.made: made,
+            self.batch: grid(cards, "strip") if len(made) > 1 else "",
+            self.best_first: gr.Checkbox(visible=len(made) > 1),
+            self.reasons: reasons(ranked),
         }
 
     def view(self, event: gr.EventData) -> dict[Any, Any]:
@@ -527,7 +397,7 @@ class GenerateTab:
             f'<img src="{url(file)}" width="{s.width}" height="{s.height}" alt="{escape(s.prompt)}"></a>',
             self.download: served(file),
             self.actions: gr.Column(visible=True),
-            self.details: details(recipe),
+            self.details: details(recipe, self.layouts.titles) + bars(self.studio.scores(picture)),
             self.picture: picture,
         }
 
@@ -538,8 +408,8 @@ class GenerateTab:
         if not picture:  # the person thought better of it
             return {}
         self.studio.delete_picture(picture)
-        cleared = {self.viewer: NO_PICTURE, self.actions: gr.Column(visible=False), self.picture: "", self.batch: ""}
-        return cleared | self.list_pictures(limit=limit)
+        cleared = {self.viewer: NO_PICTURE, self.actions: gr.Column(visible=False), self.picture: ""}
+        return cleared | self.arrange(made=[], best_first=True) | self.list_pictures(limit=limit)
 
     def list_pictures(self, *, limit: int) -> dict[Any, Any]:
         records = self.studio.pictures(limit + 1)
@@ -570,8 +440,6 @@ class GenerateTab:
     def _restored(self, png: Path) -> dict[Any, Any]:
         recipe, missing = self.studio.restore(png)
         settings = recipe.settings.replace(seed=recipe.seed, count=1)
-        if form.parse(GenerateSettings, form.spread(settings, self.inputs)) != settings:
-            missing.append("It has more looks than fit on the page: the first is back.")
         said: list[tuple[Level, str]] = [("warn", problem) for problem in missing]
         back = "Everything else is back." if missing else "Every setting of that picture is back."
         said.append(("good", f"{back} Press Generate to make it again."))
@@ -584,10 +452,10 @@ class GenerateTab:
         return {
             **{component: values[name] for name, component in self.inputs.items()},
             **self.fill_stack(**loras),
-            **{control: self._shown(values[f"controls.{row}.image"]) for row, control in enumerate(self.controls)},
-            **dict.fromkeys(self.layout_notices, ""),
-            **self._show_rows(list(range(max(1, len(settings.controls))))),
-            self.style: self._shown(values["styles.0.image"]),
+            **self.layouts.fill(settings),
+            **self.looks.fill(settings),
+            **self.start.fill(settings),
+            **self.few_steps.fill([use.lora for use in settings.loras], settings.base),
         }
 
 
@@ -596,9 +464,13 @@ def called(record: LoraRecord) -> str:
     return f"{record.trigger} {record.class_name}".strip()
 
 
-def details(recipe: Recipe) -> str:
+def details(recipe: Recipe, kinds: Mapping[str, str]) -> str:
+    """What a picture was made with, as HTML; `kinds` are what people call the kinds of layouts."""
     s = recipe.settings
     facts = [f"seed {recipe.seed}", f"{s.width} × {s.height}", f"{s.steps} steps", f"CFG {s.guidance_scale:g}"]
-    facts += [f"{use.lora} {use.weight:g}" for use in s.loras] + [f"{use.kind} {use.strength:g}" for use in s.controls]
+    facts += [f"{use.lora} {use.weight:g}" for use in s.loras]
+    facts += [f"{kinds[use.kind]} {use.strength:g}" for use in s.controls]
     facts += [f"look {use.weight:g}" for use in s.styles]
+    if s.start:
+        facts.append(f"{'part of a picture' if s.start.mask else 'from a picture'} {s.start.strength:g}")
     return f'<p class="prompt">{escape(s.prompt)}</p><p class="facts">{escape(" · ".join(facts))}</p>'

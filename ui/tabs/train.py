@@ -20,6 +20,7 @@ from ui.watch import Watch, in_words
 QUALITIES = [("Quick", "quick"), ("Standard", "standard"), ("Best", "best")]
 EXPERT = [name for name, field in form.TRAIN.items() if field.expert]
 COSTLY = ("steps", "batch_size", "resolution")  # the settings that decide how long it takes
+MEMORY = ("base", "rank", "batch_size", "resolution", "text_encoder_learning_rate", "memory")
 SERIES = {"loss": "training", "held_out_loss": "held out"}
 COLORS = {"training": "#d4501c", "held out": "#1d7f78"}
 NO_SAMPLES = grid([], "strip", "Samples appear here while it learns.")
@@ -49,10 +50,13 @@ class TrainTab:
                     QUALITIES, value="standard", label="How good?", elem_classes=["segments"], elem_id="quality"
                 )
                 self.inputs["base"] = form.build(TrainSettings, "base", choices=bases)
-                with gr.Accordion("Expert", open=False, elem_id="train-expert"), gr.Row(elem_classes=["form"]):
-                    for name in EXPERT:
-                        self.inputs[name] = form.build(TrainSettings, name, min_width=180)
+                with gr.Accordion("Expert", open=False, elem_id="train-expert"):
+                    with gr.Row(elem_classes=["form"]):
+                        for name in EXPERT:
+                            self.inputs[name] = form.build(TrainSettings, name, min_width=180)
+                    self.scale = Plain(elem_id="effective-scale")
                 self.estimate = Plain(elem_id="estimate")
+                self.needs = Plain(elem_id="training-needs")
                 self.start_button = gr.Button("Start training", variant="primary", elem_id="start-training")
                 self.notice = Plain(elem_id="train-notice")
             with gr.Column(scale=7):
@@ -105,18 +109,23 @@ class TrainTab:
             outputs=[inputs["base"]],
         )
         choices = {"goal": inputs["goal"], "base": inputs["base"], "quality": self.quality}
-        on(
-            [page.app.load, inputs["goal"].input, self.quality.input, inputs["base"].change],
-            self.preset,
-            inputs=choices,
-            outputs=[inputs[name] for name in EXPERT],
-        )
+        expert = [inputs[name] for name in EXPERT]
+        on([page.app.load, inputs["base"].change], self.preset, inputs=choices, outputs=expert)
+        by_hand = [inputs["goal"].input, self.quality.input, inputs["base"].input]
+        chosen = on(by_hand, self.preset, inputs=choices, outputs=expert)
         on(
             [inputs[name].change for name in ("base", *COSTLY)],
             self.estimate_time,
             inputs={name: inputs[name] for name in ("base", *COSTLY)},
             outputs=[self.estimate],
         )
+        taking = {name: inputs[name] for name in MEMORY}
+        needed = {"inputs": taking, "outputs": [self.needs], "trigger_mode": "always_last"}
+        # When a person comes here or changes something, not as the page starts: it takes the heavy libraries
+        page.then(chosen, self.needed, notice=self.notice, **needed)
+        on([tab.select, *(taking[name].input for name in MEMORY if name != "base")], self.needed, **needed)
+        scale = {name: inputs[name] for name in ("rank", "alpha")}
+        on([page.app.load, *(part.change for part in scale.values())], self.weigh, inputs=scale, outputs=[self.scale])
         followed = [self.plot, self.strip, self.open_box, self.open_jobs, *list_of_loras]
         on(
             self.start_button.click,
@@ -177,6 +186,16 @@ class TrainTab:
         seconds = self.studio.training_time_s(base, **costly)
         time = f"{in_words(seconds)} on this machine" if seconds else "the time left shows once it has begun"
         return {self.estimate: f'<p class="aside">{costly["steps"]} steps: {time}.</p>'}
+
+    def needed(self, **taking: Any) -> dict[Any, Any]:
+        """What the training will need of the memory, and how it will make do."""
+        if None in taking.values():  # a box that is being typed in
+            return {}
+        settings = TrainSettings(dataset="-", name="-", **taking)
+        return {self.needs: f'<p class="aside">{escape(self.studio.needs(settings))}</p>'}
+
+    def weigh(self, *, rank: int | None, alpha: float | None) -> dict[Any, Any]:
+        return {self.scale: effective_scale(rank, alpha)} if rank and alpha else {}  # a box may be empty for a moment
 
     def start(self, **inputs: Any) -> dict[Any, Any]:
         if not inputs["dataset"]:
@@ -264,6 +283,16 @@ def sample_strips(job: Job) -> str:
             strips[event.message][event.step] = card
     rows = (f'<p class="aside">{escape(prompt)}</p>{grid(list(c.values()), "strip")}' for prompt, c in strips.items())
     return "".join(rows) or NO_SAMPLES
+
+
+def effective_scale(rank: int, alpha: float) -> str:
+    """alpha / rank, by which a LoRA acts and learns: a learning rate carries over only with it."""
+    scale = alpha / rank
+    fast = "as fast" if scale == 1 else f"about {scale:.2g} times as fast"
+    return (
+        f'<p class="aside">Effective scale, alpha / rank: <b>{scale:.3g}</b>. The presets\' learning rates are for 1; '
+        f"at this scale it learns {fast}.</p>"
+    )
 
 
 def loss_table(events: list[Event]) -> pd.DataFrame:

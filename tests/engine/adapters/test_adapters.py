@@ -203,13 +203,13 @@ def prediction(parts: Components) -> torch.Tensor:
     noise = torch.Generator().manual_seed(0)
     latents, text = torch.randn(2, 8, 8, 8, generator=noise), torch.randn(2, 48, 32, generator=noise)
     with torch.no_grad():
-        return parts.unet(latents, torch.tensor(500), encoder_hidden_states=text).sample
+        return parts.denoiser(latents, torch.tensor(500), encoder_hidden_states=text).sample
 
 
 def trace(parts: Components) -> list[Any]:
     """Everything that an attachment could leave behind: modules, attributes, hooks, configuration, weights."""
     found: list[Any] = [(name, id(getattr(parts, name))) for name in vars(parts)]
-    for model in (parts.unet, parts.vae, parts.text_encoder):
+    for model in (parts.denoiser, parts.vae, parts.text_encoder):
         found.append(repr(sorted(vars(model.config).items(), key=lambda item: item[0])))
         for name, module in model.named_modules(remove_duplicate=False):
             attributes = {key: id(value) for key, value in vars(module).items() if not key.startswith("_")}
@@ -229,10 +229,12 @@ def test_detaching_restores_the_base_exactly_in_every_order(tiny: Tiny, order: t
     with ExitStack() as stack:
         embeddings: Any = ()
         switches: Any = ()
+        beginnings: Any = ()
         for kind in order:
             one = stack.enter_context(attach(tiny.parts, **{kind: getattr(tiny, kind)}))
             embeddings, switches = embeddings + one.style_embeddings, switches + one.switches
-        in_turn = tiny.draw(Attached(style_embeddings=embeddings, switches=switches))
+            beginnings += one.beginnings
+        in_turn = tiny.draw(Attached(beginnings=beginnings, style_embeddings=embeddings, switches=switches))
     assert trace(tiny.parts) == before
     assert torch.equal(prediction(tiny.parts), predicted)
     assert np.array_equal(tiny.draw(), plain_picture)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from engine.adapters.lora import Lora, attach_loras
-from engine.families import Components
+from engine.families.unet import UNetComponents
 from engine.lora.files import LoraFile
 from engine.lora.networks import Network
 from tests.engine.lora.by_peft import CONFIGS, Model, adapted, from_file
@@ -21,9 +21,9 @@ def input_of(name: str) -> Tensor:
     return torch.randn(INPUTS[name], generator=torch.Generator().manual_seed(3))
 
 
-def parts_with(model: nn.Module, part: str = "unet") -> Components:
+def parts_with(model: nn.Module, part: str = "unet") -> UNetComponents:
     none: dict[str, Any] = dict.fromkeys(("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
-    return Components(**none | {part: model})
+    return UNetComponents(**none | {part: model})
 
 
 def file_of(layers: dict[str, Network], part: str = "unet") -> LoraFile:

@@ -55,7 +55,7 @@ def test_bad_requests_are_refused(kind: str, options: dict[str, float], detector
 
 
 def test_every_kind_that_can_be_asked_for_is_here_with_its_detectors() -> None:
-    assert set(KINDS) == set(get_args(ControlName)) == set(MEASURES) | {"openpose"}
+    assert set(KINDS) == set(get_args(ControlName)) == set(MEASURES)
     for kind in KINDS.values():
         assert all(option.low <= option.default <= option.high for option in kind.options)
         names = [detector.name for detector in kind.table]

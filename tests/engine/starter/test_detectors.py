@@ -64,6 +64,17 @@ def test_a_mirrored_crop_mirrors_its_truth_and_its_normals(monkeypatch: pytest.M
         torch.testing.assert_close(after.normals[place, :, 3, 3], torch.tensor([side, 0.0, 0.8]))
 
 
+def test_a_shrunk_view_shows_the_same_where_its_logits_are() -> None:
+    before = views(side=64)
+    after = detectors.shrunk(before, 32)
+    assert after.pictures.shape == (2, 3, 32, 32)
+    assert after.depth.shape == after.classes.shape == after.things.shape == (2, 8, 8)
+    torch.testing.assert_close(after.depth, before.depth.reshape(2, 8, 8, 8, 8).mean(dim=(2, 4)))
+    torch.testing.assert_close(after.normals, before.normals[:, :, ::8, ::8])
+    assert torch.equal(after.classes, before.classes[:, 4::8, 4::8])
+    assert torch.equal(after.things, before.things[:, 4::8, 4::8])
+
+
 def test_the_loss_of_the_truth_is_zero_whatever_depths_scale_and_shift() -> None:
     truth = views()
     classes = 50.0 * torch.nn.functional.one_hot(truth.classes, 150).permute(0, 3, 1, 2)

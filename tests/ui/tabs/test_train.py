@@ -1,7 +1,7 @@
-"""The loss table: what the plot is given."""
+"""The loss table: what the plot is given. And the scale that a learning rate holds for."""
 
 from engine.jobs import Event
-from ui.tabs.train import PLOT_POINTS, loss_table
+from ui.tabs.train import PLOT_POINTS, effective_scale, loss_table
 
 
 def metrics(step: int, **values: float) -> Event:
@@ -32,3 +32,11 @@ def test_long_runs_become_means_over_equal_stretches() -> None:
 
 def test_no_metrics_no_rows() -> None:
     assert loss_table([Event(kind="started", time_s=0)]).empty
+
+
+def test_the_effective_scale_is_alpha_over_rank() -> None:
+    """The defaults of kohya's scripts for Flux (rank 16, alpha 1) and those of ai-toolkit (16 and 16)."""
+    assert "<b>0.0625</b>" in effective_scale(16, 1.0)
+    assert "about 0.062 times as fast" in effective_scale(16, 1.0)
+    assert "<b>1</b>" in effective_scale(16, 16.0)
+    assert "learns as fast." in effective_scale(16, 16.0)
