@@ -14,16 +14,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from engine import families
+from engine.abilities import require_supported
 from engine.adapters import Attached, Control, Lora, Style, attach
 from engine.adapters.guidance import attach_guidance
 from engine.adapters.inpainting import as_ordinary
 from engine.adapters.ip_adapter import EVERYWHERE, embed
 from engine.adapters.step_cache import attach_step_cache
 from engine.cache import ModelCache, ValueCache, device_name, device_title
-from engine.controls import KINDS, detect
+from engine.controls import detect
 from engine.controls.geometry import turned_left
 from engine.controls.ready import fitted
-from engine.errors import BadSettings, MissingModel
 from engine.families import Base, Components, Embeds, Family, guided
 from engine.families.base import dtype_for, full_precision, weights_hash
 from engine.jobs import Work
@@ -33,7 +33,7 @@ from engine.memory.plans import GENERATION, Plan
 from engine.memory.run import followed, load_base
 from engine.preview import Seen, coloured, latent_colours, watched
 from engine.recipe import Recipe, png_bytes
-from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StepCacheName, StyleTarget, StyleUse, Task
+from engine.settings import MAX_SEED, ControlUse, GenerateSettings, LoraUse, StyleUse
 from engine.start_picture import Start, start_from
 from engine.style_mask import style_mask
 from engine.workspace import Workspace
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 PREVIEWS = 4
 LIBRARIES = ("torch", "diffusers", "transformers")
-LCM_MAX_STEPS = 50
 
 _VALUES = ValueCache()  # what follows from content alone, whichever workspace it lies in
 
@@ -260,80 +259,6 @@ def control_map(
         return detect(use.kind, ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS), models=models)
 
     return values.get(("map", use.kind, use.image, use.detected, width, height), make)
-
-
-def why_not_control(kind: str, base: Base) -> str:
-    """Why a base cannot follow a kind of map, in a sentence; empty when it can."""
-    if "controlnet" not in base.spec.supports:
-        return f"There are no ControlNets for {base.spec.title}."
-    title = KINDS[kind].title.lower() if kind in KINDS else kind
-    return "" if kind in base.controlnets else f"{base.title} has no ControlNet for {title} yet."
-
-
-def why_not_task(task: Task, base: Base) -> str:
-    """Why a base cannot start from a picture, or repaint a part of one, in a sentence; empty when it can."""
-    if base.spec.pipeline_for(task):
-        return ""
-    what = "start from a picture" if task == "image_to_image" else "repaint only a part of a picture"
-    return f"{base.title} cannot {what}."
-
-
-def why_not_style(target: StyleTarget, is_masked: bool, base: Base) -> str:
-    """Why a base cannot take a reference, or only a part of it, or let it act in a part of the picture, in a sentence;
-    empty when it can."""
-    if "ip_adapter" not in base.spec.supports:
-        return f"There are no style adapters for {base.spec.title}."
-    if target not in base.spec.style_targets:
-        return f"{base.title} cannot take only the {target} of a reference."
-    if is_masked and "style_masks" not in base.spec.supports:
-        return f"{base.title} cannot let a reference act in a part of the picture only."
-    return "" if base.ip_adapter else f"{base.title} has no style adapter."
-
-
-def require_supported(settings: GenerateSettings, base: Base) -> None:
-    """Raises: MissingModel or BadSettings for what the base cannot do."""
-    for use in settings.controls:
-        if problem := why_not_control(use.kind, base):
-            raise MissingModel(problem, "Choose another kind of layout, take the layout away, or choose another base.")
-    for use in settings.styles:
-        base.require_ip_adapter()
-        if problem := why_not_style(use.target, bool(use.mask), base):
-            raise BadSettings(problem, "Take all of it, everywhere, or choose another base.")
-    if problem := why_not_task(settings.task, base):
-        raise BadSettings(problem, "Take the start picture away, or choose another base.")
-    if len(settings.styles) > base.spec.max_styles:
-        count = base.spec.max_styles
-        raise BadSettings(f"{base.title} takes {count} style reference at a time.", "Remove the others.")
-    _require_form(settings, base)
-    if settings.scheduler == "lcm" and settings.steps > LCM_MAX_STEPS:
-        raise BadSettings(f"The LCM scheduler was asked for {settings.steps} steps.", f"Use at most {LCM_MAX_STEPS}.")
-
-
-def why_not_step_cache(name: StepCacheName, base: Base) -> str:
-    """Why a base cannot skip parts of its steps by a cache, in a sentence; empty when it can."""
-    return "" if name in ("none", *base.spec.step_caches) else f"{base.title} has no such step cache."
-
-
-def _require_form(settings: GenerateSettings, base: Base) -> None:
-    """Raises: BadSettings for a size, a scheduler or a guidance that the base's architecture has not."""
-    spec = base.spec
-    for side in ("width", "height"):
-        value = getattr(settings, side)
-        if value % spec.side_step_px:
-            step = spec.side_step_px
-            remedy = f"Use a multiple of {step}, such as {value // step * step}."
-            raise BadSettings(f"The {side} is {value} px, which {base.title} cannot draw.", remedy)
-    if settings.scheduler not in spec.schedulers:
-        choices = ", ".join(spec.schedulers)
-        raise BadSettings(f"{base.title} does not run with the scheduler {settings.scheduler}.", f"Choose: {choices}.")
-    if settings.true_cfg_scale > 1 and "true_cfg" not in spec.supports:
-        raise BadSettings(f"{base.title} has one guidance only, the CFG.", "Set true CFG to 1, or choose another base.")
-    if problem := why_not_step_cache(settings.step_cache, base):
-        raise BadSettings(problem, f"Choose: {', '.join(('none', *spec.step_caches))}.")
-    is_partial = (settings.guidance_start, settings.guidance_end) != (0.0, 1.0)
-    if is_partial and "guidance_interval" not in spec.supports:
-        remedy = "Let guidance start at 0 and end at 1, or choose another base."
-        raise BadSettings(f"{base.title} cannot be guided for a part of the steps.", remedy)
 
 
 @contextmanager

@@ -259,13 +259,13 @@ class Studio:
 
     def why_not_control(self, kind: str, base: str) -> str:
         """Why a base cannot follow a kind of map, in a sentence; empty when it can."""
-        from engine.generation import why_not_control
+        from engine.abilities import why_not_control
 
         return why_not_control(kind, families.base(base))
 
     def why_not_task(self, task: Task, base: str) -> str:
         """Why a base cannot start from a picture, or repaint a part of one, in a sentence; empty when it can."""
-        from engine.generation import why_not_task
+        from engine.abilities import why_not_task
 
         return why_not_task(task, families.base(base))
 
@@ -350,7 +350,7 @@ class Studio:
     def why_not_style(self, target: StyleTarget, is_masked: bool, base: str) -> str:
         """Why a base cannot take a part of a reference, or let it act in a part of the picture, in a sentence; empty
         when it can."""
-        from engine.generation import why_not_style
+        from engine.abilities import why_not_style
 
         return why_not_style(target, is_masked, families.base(base))
 
@@ -402,7 +402,8 @@ class Studio:
 
         Raises, before anything is loaded: NotFound, MissingModel or BadSettings for what is not here or cannot be done.
         """
-        from engine.generation import generate, require_supported, start_of
+        from engine.abilities import require_supported
+        from engine.generation import generate, start_of
         from engine.scores.pictures import score_picture
 
         self.workspace.require_room()
@@ -435,8 +436,8 @@ class Studio:
 
         Raises, before anything is loaded: as `generate`, and BadSettings when the LoRA has no photos to compare with.
         """
+        from engine.abilities import require_supported
         from engine.consistency import cells_of, make_sheet, subject_of
-        from engine.generation import require_supported
 
         self.workspace.require_room()
         for cell in cells_of(settings):

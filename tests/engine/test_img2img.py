@@ -12,11 +12,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from engine import families
+from engine.abilities import why_not_task
 from engine.adapters import Control, Lora, Style, attach
 from engine.adapters.ip_adapter import embed
 from engine.cache import ModelCache
 from engine.errors import BadSettings
-from engine.generation import generate, render, why_not_task
+from engine.generation import generate, render
 from engine.jobs import Work
 from engine.lora.files import read_lora
 from engine.recipe import read_png

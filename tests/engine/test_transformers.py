@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from engine import families
+from engine.abilities import require_supported
 from engine.adapters import Control, Lora, Style, attach
 from engine.adapters.ip_adapter import embed
 from engine.cache import ModelCache
 from engine.errors import BadSettings, MissingModel
-from engine.generation import generate, render, require_supported
+from engine.generation import generate, render
 from engine.jobs import Work
 from engine.lora.files import import_lora, read_lora
 from engine.settings import ControlUse, GenerateSettings, LoraUse, StyleUse

@@ -14,9 +14,10 @@ from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 from PIL import Image
 
 from engine import families
+from engine.abilities import require_supported
 from engine.cache import ModelCache
 from engine.errors import BadSettings
-from engine.generation import generate, render, require_supported
+from engine.generation import generate, render
 from engine.jobs import Work
 from engine.settings import ControlUse, GenerateSettings
 from engine.workspace import Workspace
