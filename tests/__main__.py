@@ -26,6 +26,9 @@ STEPS = {
     "families": [PYTHON, "-m", "tests.benchmarks.families", "--quick"],
     "memory": [PYTHON, "-m", "tests.benchmarks.memory", "--quick"],
     "detectors": [PYTHON, "-m", "tests.benchmarks.detectors", "--quick"],
+    "controls": [PYTHON, "-m", "tests.benchmarks.controls", "--quick", "--out", OUT],
+    "scores": [PYTHON, "-m", "tests.benchmarks.scores", "--quick"],
+    "styles": [PYTHON, "-m", "tests.benchmarks.styles", "--quick"],
     "tests": [PYTHON, "-m", "pytest", "-n", str(os.cpu_count() or 1), "--dist", "loadfile"],
 }
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,12 +75,14 @@ class Components(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioned:
-    """A ControlNet with its map, as `Components.condition` gives it, the kind of the map, and the strength."""
+    """A ControlNet with its map, as `Components.condition` gives it, the kind of the map, and the strength. `memory` is
+    the family's, for what a step can take over from the one before."""
 
     controlnet: Any
     condition: Any
     kind: str
     strength: float
+    memory: "dict[int, Tensor]" = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

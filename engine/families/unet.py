@@ -3,7 +3,8 @@
 The prediction type and the schedule are read from the configurations of the base at hand. Knows no family by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,16 +68,38 @@ class UNetComponents(Components):
         self, control: Conditioned, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> "dict[str, Tensor | list[Tensor]]":
         sample, timestep = args
-        down, middle = control.controlnet(
-            sample,
-            timestep,
-            encoder_hidden_states=kwargs["encoder_hidden_states"],
-            controlnet_cond=control.condition.to(sample.device).repeat(len(sample), 1, 1, 1),
-            conditioning_scale=control.strength,
-            added_cond_kwargs=kwargs.get("added_cond_kwargs"),
-            return_dict=False,
-        )
+        with remembered(control.controlnet.controlnet_cond_embedding, control.memory):
+            down, middle = control.controlnet(
+                sample,
+                timestep,
+                encoder_hidden_states=kwargs["encoder_hidden_states"],
+                controlnet_cond=control.condition.to(sample.device).repeat(len(sample), 1, 1, 1),
+                conditioning_scale=control.strength,
+                added_cond_kwargs=kwargs.get("added_cond_kwargs"),
+                return_dict=False,
+            )
         return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": middle}
+
+
+@contextmanager
+def remembered(embedding: Any, memory: "dict[int, Tensor]") -> Iterator[None]:
+    """In the body, what a ControlNet makes of its map, at the map's full size, is computed once for a batch size: the
+    map is the same at every step. It takes two thirds of the time of the starter's ControlNet."""
+    compute, own = embedding.forward, vars(embedding).get("forward")
+
+    def forward(condition: "Tensor") -> "Tensor":
+        if len(condition) not in memory:
+            memory[len(condition)] = compute(condition)
+        return memory[len(condition)]
+
+    embedding.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del embedding.forward
+        else:
+            embedding.forward = own
 
 
 @dataclass(frozen=True, kw_only=True)

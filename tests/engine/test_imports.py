@@ -17,7 +17,7 @@ TIERS = (
     {"engine.starter"},
     {
         *{"engine.dataset", "engine.photo", "engine.captioning", "engine.training", "engine.presets"},
-        *{"engine.memory", "engine.generation", "engine.start_picture", "engine.style_mask"},
+        *{"engine.memory", "engine.abilities", "engine.generation", "engine.start_picture", "engine.style_mask"},
         *{"engine.preview", "engine.scores"},
     },
     {"engine.consistency"},

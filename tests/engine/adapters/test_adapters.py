@@ -157,6 +157,28 @@ def test_controls_are_diffusers_controlnet_pipeline(tiny: Tiny, untouched: np.nd
         assert np.array_equal(tiny.draw(attached), expected)
 
 
+def test_a_map_is_read_once_a_picture(tiny: Tiny) -> None:
+    embedding = tiny.controls[0].controlnet.controlnet_cond_embedding
+    before, reads = vars(embedding).keys(), []
+    hook = embedding.conv_in.register_forward_hook(lambda *_: reads.append(1))
+    with attach(tiny.parts, controls=tiny.controls[:1]) as attached:
+        first, again = tiny.draw(attached), tiny.draw(attached)
+    hook.remove()
+    assert len(reads) == 2
+    assert np.array_equal(first, again)
+    assert vars(embedding).keys() == before
+
+
+def test_one_controlnet_follows_two_maps(tiny: Tiny) -> None:
+    net = ControlNetModel.from_pretrained(tiny.folder / "controlnet-canny")
+    twice = StableDiffusionControlNetPipeline.from_pretrained(tiny.folder, controlnet=[net, net], use_safetensors=True)
+    expected = run_plain(twice, image=[picture(1), picture(2)], controlnet_conditioning_scale=[0.8, 0.4])
+    ours = tiny.controls[0].controlnet
+    controls = [Control(controlnet=ours, image=picture(n), strength=0.8 / n) for n in (1, 2)]
+    with attach(tiny.parts, controls=controls) as attached:
+        assert np.array_equal(tiny.draw(attached), expected)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_styles_are_diffusers_ip_adapters(tiny: Tiny, untouched: np.ndarray, count: int) -> None:
     pipeline = plain(tiny)
