@@ -63,6 +63,12 @@ def why_not_step_cache(name: StepCacheName, base: Base) -> str:
     return "" if name in ("none", *base.spec.step_caches) else f"{base.title} has no such step cache."
 
 
+def why_not_guidance_interval(base: Base) -> str:
+    """Why a base cannot be guided for a part of the steps, in a sentence; empty when it can."""
+    can = "guidance_interval" in base.spec.supports
+    return "" if can else f"{base.title} cannot be guided for a part of the steps."
+
+
 def _require_form(settings: GenerateSettings, base: Base) -> None:
     """Raises: BadSettings for a size, a scheduler or a guidance that the base's architecture has not."""
     spec = base.spec
@@ -80,6 +86,5 @@ def _require_form(settings: GenerateSettings, base: Base) -> None:
     if problem := why_not_step_cache(settings.step_cache, base):
         raise BadSettings(problem, f"Choose: {', '.join(('none', *spec.step_caches))}.")
     is_partial = (settings.guidance_start, settings.guidance_end) != (0.0, 1.0)
-    if is_partial and "guidance_interval" not in spec.supports:
-        remedy = "Let guidance start at 0 and end at 1, or choose another base."
-        raise BadSettings(f"{base.title} cannot be guided for a part of the steps.", remedy)
+    if is_partial and (problem := why_not_guidance_interval(base)):
+        raise BadSettings(problem, "Let guidance start at 0 and end at 1, or choose another base.")

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from engine.errors import BadImage
+from engine.fitting import WHITE, binary, cut_off
 from engine.settings import StartImage
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge in pixels."""
 
-WHITE = 128  # from this grey on, a mask is white
 CUT_SHARE = 0.02
 
 
@@ -54,7 +54,7 @@ def start_from(use: StartImage, image: Image.Image, mask: Image.Image | None, wi
     if mask is None:
         return Start(image=_fitted(image, width, height), strength=use.strength)
     require_mask(image, mask)
-    mask = mask.convert("L").point([0] * WHITE + [255] * (256 - WHITE))
+    mask = binary(mask)
     if use.only_masked:
         box = surroundings(mask, width, height, use.padding_px)
         near, near_mask = _resized(image.crop(box), width, height), _resized(mask.crop(box), width, height, hard=True)
@@ -95,8 +95,7 @@ def require_mask(image: Image.Image, mask: Image.Image) -> None:
 
 def remarks(image: Image.Image, width: int, height: int) -> list[str]:
     """What is done to a picture so that one of this size can start from it, one sentence each."""
-    scale = max(width / image.width, height / image.height)
-    cut = 1 - width * height / (scale**2 * image.width * image.height)
+    cut = cut_off(image, width, height)
     if cut <= CUT_SHARE:
         return []
     return [

@@ -271,9 +271,9 @@ class Studio:
 
     def why_not_guidance_interval(self, base: str) -> str:
         """Why a base cannot be guided for a part of the steps, in a sentence; empty when it can."""
-        chosen = families.base(base)
-        can = "guidance_interval" in chosen.spec.supports
-        return "" if can else f"{chosen.title} cannot be guided for a part of the steps."
+        from engine.abilities import why_not_guidance_interval
+
+        return why_not_guidance_interval(families.base(base))
 
     def step_caches(self, base: str) -> tuple[StepCacheName, ...]:
         """The step caches that a base can be run with."""

@@ -6,27 +6,25 @@ Nothing here knows of models or adapters.
 from PIL import Image, ImageOps
 
 from engine.errors import BadImage
+from engine.fitting import binary, cut_off
 
-WHITE = 128  # from this grey on, a mask is white
 CUT_SHARE = 0.02
 
 
 def style_mask(mask: Image.Image, width: int, height: int) -> Image.Image:
     """The mask at the size of the picture, cut to its shape around the middle; L, 0 or 255. Raises: BadImage."""
-    fitted = ImageOps.fit(mask.convert("L"), (width, height), Image.Resampling.BILINEAR)
-    binary = fitted.point([0] * WHITE + [255] * (256 - WHITE))
-    if binary.getbbox() is None:
+    fitted = binary(ImageOps.fit(mask.convert("L"), (width, height), Image.Resampling.BILINEAR))
+    if fitted.getbbox() is None:
         raise BadImage(
             "The mask of a reference is black all over, so that it would act nowhere.",
             "Paint white where it shall act, or take the mask away.",
         )
-    return binary
+    return fitted
 
 
 def remarks(mask: Image.Image, width: int, height: int) -> list[str]:
     """What is done to a mask so that it fits a picture of this size, one sentence each."""
-    scale = max(width / mask.width, height / mask.height)
-    cut = 1 - width * height / (scale**2 * mask.width * mask.height)
+    cut = cut_off(mask, width, height)
     if cut <= CUT_SHARE:
         return []
     return [

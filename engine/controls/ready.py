@@ -7,6 +7,7 @@ from PIL import Image, ImageOps
 
 from engine.controls.recognise import LINES, recognise
 from engine.errors import BadImage
+from engine.fitting import cut_off
 
 DRAWN = frozenset({"canny", "softedge", "lines", "scribble", "lineart"})
 """The kinds with light lines on black; a map of one does for another."""
@@ -38,14 +39,12 @@ def remarks(kind: str, image: Image.Image, width: int, height: int) -> list[str]
     said = []
     if kind in DRAWN and _is_inverted(image):
         said.append("Its lines are dark on white: they are turned to light on black.")
-    scale = max(width / image.width, height / image.height)
-    cut = 1 - width * height / (scale**2 * image.width * image.height)
-    if cut > CUT_SHARE:
+    if (cut := cut_off(image, width, height)) > CUT_SHARE:
         said.append(
             f"It is {image.width} × {image.height} px and the picture {width} × {height} px: "
             f"{100 * cut:.0f}% of it, at the border, is cut off."
         )
-    if scale > ENLARGED:
+    if (scale := max(width / image.width, height / image.height)) > ENLARGED:
         said.append(f"It is enlarged {scale:.1f} times: a larger map would be more exact.")
     return said
 

@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[2]
 
 TIERS = (
     {"engine.errors", "engine.settings"},
-    {"engine.workspace", "engine.jobs", "engine.cache", "engine.recipe", "engine.images", "engine.samples"},
+    {
+        *{"engine.workspace", "engine.jobs", "engine.cache", "engine.recipe", "engine.images", "engine.samples"},
+        "engine.fitting",
+    },
     {"engine.families", "engine.adapters", "engine.lora", "engine.controls"},
     {"engine.starter"},
     {
