@@ -135,6 +135,27 @@ def train(
                 min_snr_gamma=settings.min_snr_gamma,
             )
 
+    def learn(number: int) -> float:
+        """One update of the weights, by the batch of step `number`; its loss."""
+        warm_up = min(1.0, (number + 1) / WARMUP_STEPS)
+        for group, peak in zip(optimizer.param_groups, lora.groups, strict=True):
+            group["lr"] = peak["lr"] * warm_up
+        with swapped(half), small_attention(data.latents):  # what is recomputed must be computed alike
+            loss = losses_of(batch_of_step(number, data.latents, settings, timestep_count)).mean()
+            loss.backward()
+        gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        if not math.isfinite(gradient_norm):
+            raise _diverged(number, settings.learning_rate)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    def held_out_loss(done: int) -> float | None:
+        if not data.held_out or not (done % HELD_OUT_EVERY == 0 or done in (1, settings.steps)):
+            return None
+        with torch.no_grad(), swapped(half):
+            return losses_of(data.held_out).mean().item()
+
     def save() -> None:
         weights = [parameter.detach() for parameter in parameters]
         save_checkpoint(checkpoints, Checkpoint(step=vars(step), weights=weights, optimizer=optimizer.state_dict()))
@@ -142,30 +163,13 @@ def train(
     try:
         with fused_lora(lora.models.values()):
             for number in range(step.done if step else 0, settings.steps):
-                warm_up = min(1.0, (number + 1) / WARMUP_STEPS)
-                for group, peak in zip(optimizer.param_groups, lora.groups, strict=True):
-                    group["lr"] = peak["lr"] * warm_up
-
-                with swapped(half), small_attention(data.latents):  # what is recomputed must be computed alike
-                    loss = losses_of(batch_of_step(number, data.latents, settings, timestep_count)).mean()
-                    loss.backward()
-                gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-                if not math.isfinite(gradient_norm):
-                    raise _diverged(number, settings.learning_rate)
-                optimizer.step()
-                optimizer.zero_grad()
-
-                done = number + 1
-                held_out_loss = None
-                if data.held_out and (done % HELD_OUT_EVERY == 0 or done in (1, settings.steps)):
-                    with torch.no_grad(), swapped(half):
-                        held_out_loss = losses_of(data.held_out).mean().item()
-                smoothed = step.smoothed_loss if step else loss.item()
+                loss, done = learn(number), number + 1
+                smoothed = step.smoothed_loss if step else loss
                 step = Step(
                     done=done,
-                    loss=loss.item(),
-                    smoothed_loss=_SMOOTHING * smoothed + (1 - _SMOOTHING) * loss.item(),
-                    held_out_loss=held_out_loss,
+                    loss=loss,
+                    smoothed_loss=_SMOOTHING * smoothed + (1 - _SMOOTHING) * loss,
+                    held_out_loss=held_out_loss(done),
                     learning_rate=optimizer.param_groups[0]["lr"],
                 )
                 if done % settings.checkpoint_every == 0:
