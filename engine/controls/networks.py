@@ -20,7 +20,7 @@ from engine.controls.geometry import depth_map, normal_map, normals_from_depth
 from engine.families.base import fetched
 
 HUB_FILES = ("*.json", "model.safetensors")
-EMBEDDED_SIDE_PX, EMBEDDED_STEP_PX = 256, 32
+EMBEDDED_SIDE_PX, EMBEDDED_STEP_PX = 192, 32
 
 
 def embedded_folder(kind: str) -> Path:

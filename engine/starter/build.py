@@ -5,6 +5,7 @@
     reader              what lies where in latents; helps to train the denoiser
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
     grow                from 128 to 256 px: one more level -> presets/starter/unet
+    control-embedding   maps of every kind are read like edges, which it knows already
     controlnet          maps of every kind decide the layout -> presets/starter/controlnet-union
     detectors           depth, normals, what lies where    -> presets/detectors/{depth,normal,segmentation}
     image-encoder       what style a picture is in         -> presets/starter/ip_adapter/image_encoder
@@ -193,6 +194,12 @@ def build_controlnet(bench: Workbench, minutes: float) -> None:
     (bench.preset / UNION / UNION_KINDS).write_text(json.dumps(list(control.TAUGHT), indent=2) + "\n")
 
 
+def build_control_embedding(bench: Workbench, minutes: float) -> None:
+    network = bench.load(ControlNetModel, UNION, lambda: control.new_controlnet(bench.unet))
+    control.train_embedding(network, bench.corpus, bench.build, size=bench.size, minutes=minutes)
+    bench.save(network, UNION)
+
+
 def build_image_encoder(bench: Workbench, minutes: float) -> None:
     trained = style.train_image_encoder(bench.image_encoder, bench.corpus, bench.build, minutes)
     bench.save(trained, "ip_adapter/image_encoder")
@@ -230,12 +237,10 @@ def build_captioner(bench: Workbench, minutes: float) -> None:
 
 def build_detectors(bench: Workbench, minutes: float) -> None:
     trained = detectors.Detectors()
-    exported = {
-        kind: detectors.SegformerForSemanticSegmentation.from_pretrained(DETECTORS / kind, torch_dtype=torch.float32)
-        for kind in detectors.OUTPUTS
-        if (DETECTORS / kind / "config.json").exists()
-    }
-    trained.load(exported)
+    folders = {kind: DETECTORS / kind for kind in detectors.OUTPUTS}
+    if all(folder.exists() for folder in folders.values()):
+        read = detectors.SegformerForSemanticSegmentation.from_pretrained
+        trained.load({kind: read(folder, torch_dtype=torch.float32) for kind, folder in folders.items()})
     for kind, model in detectors.train_detectors(trained, bench.corpus, bench.build, minutes).exported().items():
         _export(model, DETECTORS / kind)
 
@@ -254,6 +259,7 @@ STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "reader": build_reader,
     "denoiser": build_denoiser,
     "grow": build_grown,
+    "control-embedding": build_control_embedding,
     "controlnet": build_controlnet,
     "image-encoder": build_image_encoder,
     "ip-adapter": build_ip_adapter,

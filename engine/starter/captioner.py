@@ -12,7 +12,8 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from engine.starter.captions import caption
 from engine.starter.corpus import Corpus, mirrored, picture
-from engine.starter.training import Schedule, autocast, train
+from engine.starter.precision import autocast
+from engine.starter.training import Schedule, train
 
 SIDE_PX = 128
 MAX_TOKENS = 48

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from engine.starter.corpus import SIZE_PX, Corpus
 from engine.starter.linear_code import Code
-from engine.starter.training import Schedule, autocast, train
+from engine.starter.precision import autocast
+from engine.starter.training import Schedule, train
 
 CROP_PX = 96
 BATCH = 12

@@ -22,8 +22,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from engine.starter.latents import LatentCorpus
 from engine.starter.linear_code import LATENT_CHANNELS
 from engine.starter.perception import FIRST_THING, Cells, InnerHead, Reader, naming_loss, perception_loss
+from engine.starter.precision import autocast
 from engine.starter.text import WIDTH, embed, empty_ids
-from engine.starter.training import Look, Schedule, autocast, train
+from engine.starter.training import Look, Schedule, train
 
 EMPTY_CAPTION_SHARE = 0.1
 PAIRS_SHARE = 0.25  # of the rows, from scenes with two things: which word is whose is learned from them

@@ -1,9 +1,10 @@
 """Small detectors of depth, normals and what lies where, trained on renders whose truth is exact.
 
-One encoder (SegFormer's: Xie et al. 2021) with three heads is trained on all three at once and exported as three
-ordinary `SegformerForSemanticSegmentation` folders: their logits are the relative inverse depth (1), the normal in the
-camera's coordinates (3), and the classes of ADE20K (150). Renders are not photos, so pictures are cropped, re-coloured,
-blurred, and often cut out and put before something plain. Knows nothing of diffusion.
+One SegFormer (Xie et al. 2021) is trained on all three at once and exported as three ordinary
+`SegformerForSemanticSegmentation` folders, which differ in their last layer: their logits are the relative inverse
+depth (1), the normal in the camera's coordinates (3), and the classes of ADE20K (150). Renders are not photos, so
+pictures are cropped, re-coloured, blurred, and often cut out and put before something plain. Knows nothing of
+diffusion.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
@@ -21,27 +22,31 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from engine.starter.ade20k import WALL, classes_of
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
 from engine.starter.decoder import to_tensor
-from engine.starter.training import Schedule, autocast, train
+from engine.starter.precision import autocast
+from engine.starter.training import Schedule, train
 
 OUTPUTS = {"depth": 1, "normal": 3, "segmentation": 150}
-SIDES_PX = (128, 192, 256)  # of a batch's pictures, in turn
+SIDES_PX = (128, 192)  # of a batch's pictures, in turn
 STEP_PX = 4  # a logit stands for so many pixels, along each side
 BATCH = 16
 PHOTO_SHARE = 0.6  # of the pictures; the rest are in other looks
-CUT_OUT_SHARE = 0.4
+CUT_OUT_SHARE = 0.6  # products are often shown so
+PLAIN_SHARE = 0.6  # of the walls behind what is cut out; the others are a gradient
+THING_WEIGHT = 4.0  # of a normal on a thing, against 1 elsewhere, where most are alike
 LEAST_CROP = 0.6
 _FIRST_THING = 2  # segments from here on are things
+_LAST = "decode_head.classifier."  # the names of the last layer's weights begin with it
 
 
 def segformer(outputs: int) -> SegformerForSemanticSegmentation:
-    """A SegFormer of 1.7 M parameters."""
+    """A SegFormer of 1.6 M parameters."""
     return SegformerForSemanticSegmentation(
         SegformerConfig(
             num_labels=outputs,
             hidden_sizes=(32, 64, 128, 160),
             depths=(1, 2, 2, 1),
             num_attention_heads=(1, 2, 4, 5),
-            mlp_ratios=(4, 4, 4, 4),
+            mlp_ratios=(2, 2, 4, 4),
             decoder_hidden_size=96,
             classifier_dropout_prob=0.0,
             drop_path_rate=0.0,
@@ -49,38 +54,41 @@ def segformer(outputs: int) -> SegformerForSemanticSegmentation:
     )
 
 
+def _by_kind(outputs: Tensor, dim: int = 0) -> dict[str, Tensor]:
+    return dict(zip(OUTPUTS, outputs.split(list(OUTPUTS.values()), dim=dim), strict=True))
+
+
 class Detectors(nn.Module):
-    """Three SegFormers with one encoder. Pictures (n, 3, h, w) in [-1, 1] -> logits by kind, (n, outputs, h/4, w/4)."""
+    """Three SegFormers that share all but their last layer. Pictures (n, 3, h, w) in [-1, 1] -> logits by kind, (n,
+    outputs, h/4, w/4)."""
 
     def __init__(self) -> None:
         super().__init__()
-        models = {kind: segformer(outputs) for kind, outputs in OUTPUTS.items()}
-        self.encoder = models["depth"].segformer
-        self.heads = nn.ModuleDict({kind: model.decode_head for kind, model in models.items()})
+        self.model = segformer(sum(OUTPUTS.values()))
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        features = self.encoder(pictures, output_hidden_states=True).hidden_states
-        return {kind: head(features) for kind, head in self.heads.items()}
+        return _by_kind(self.model(pictures).logits, dim=1)
 
     def load(self, models: Mapping[str, SegformerForSemanticSegmentation]) -> None:
         """Take over the weights of what `exported` returned."""
-        for kind, model in models.items():
-            self.encoder.load_state_dict(model.segformer.state_dict())
-            self.heads[kind].load_state_dict(model.decode_head.state_dict())
+        states = [models[kind].state_dict() for kind in OUTPUTS]
+        last = {name: torch.cat([state[name] for state in states]) for name in states[0] if name.startswith(_LAST)}
+        self.model.load_state_dict(states[0] | last)
 
     def exported(self) -> dict[str, SegformerForSemanticSegmentation]:
-        """One model for each kind, with a copy of the encoder."""
+        """One model for each kind."""
         models = {kind: segformer(outputs) for kind, outputs in OUTPUTS.items()}
+        state = self.model.state_dict()
+        last = {name: _by_kind(weights) for name, weights in state.items() if name.startswith(_LAST)}
         for kind, model in models.items():
-            model.segformer.load_state_dict(self.encoder.state_dict())
-            model.decode_head.load_state_dict(self.heads[kind].state_dict())
+            model.load_state_dict(state | {name: parts[kind] for name, parts in last.items()})
         return models
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
     """A batch. pictures: (n, 3, H, W) in [-1, 1]; depth: (n, h, w), any scale, near is high; normals: (n, 3, h, w),
-    unit; classes: int64 (n, h, w); things: bool (n, h, w), not wall, sky or ground."""
+    any length; classes: int64 (n, h, w); things: bool (n, h, w), not wall, sky or ground."""
 
     pictures: Tensor
     depth: Tensor
@@ -108,6 +116,8 @@ def cut_out(views: Views, where: Tensor, generator: torch.Generator) -> Views:
     count, _, height, width = views.pictures.shape
     replaced = where[:, None, None] & ~views.things
     top, bottom = (torch.rand(2, count, 3, 1, 1, generator=generator) * 2 - 1).unbind()
+    plain = torch.rand(count, 1, 1, 1, generator=generator) < PLAIN_SHARE
+    bottom = torch.where(plain, top, bottom)
     wall = torch.lerp(top, bottom, torch.linspace(0, 0.5, height)[:, None]).expand(-1, -1, -1, width)
     fine = nn.functional.interpolate(replaced[:, None].float(), (height, width), mode="bilinear")
     facing = torch.tensor([0.0, 0.0, 1.0])[:, None, None]
@@ -137,7 +147,7 @@ def cropped(views: Views, generator: torch.Generator) -> Views:
     return Views(
         pictures=sample(views.pictures, "bilinear"),
         depth=sample(views.depth[:, None], "bilinear")[:, 0],
-        normals=nn.functional.normalize(sample(views.normals, "bilinear") * flip, dim=1),
+        normals=sample(views.normals, "bilinear") * flip,
         classes=sample(views.classes[:, None].float(), "nearest")[:, 0].long(),
         things=sample(views.things[:, None].float(), "nearest")[:, 0].bool(),
     )
@@ -154,7 +164,7 @@ def shrunk(views: Views, side_px: int) -> Views:
     return Views(
         pictures=scale(views.pictures, (side_px, side_px), mode="bilinear", antialias=True),
         depth=scale(views.depth[:, None], size, mode="area")[:, 0],
-        normals=nn.functional.normalize(scale(views.normals, size, mode="area"), dim=1),
+        normals=scale(views.normals, size, mode="area"),
         classes=nearest(views.classes).long(),
         things=nearest(views.things).bool(),
     )
@@ -163,8 +173,8 @@ def shrunk(views: Views, side_px: int) -> Views:
 def recoloured(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Gain and shift of each channel, noise, and in a third of the batches a blur."""
     count = len(pictures)
-    gain = 1 + 0.15 * torch.randn(count, 3, 1, 1, generator=generator)
-    shift = 0.15 * torch.randn(count, 3, 1, 1, generator=generator)
+    gain = 1 + 0.2 * torch.randn(count, 3, 1, 1, generator=generator)
+    shift = 0.2 * torch.randn(count, 3, 1, 1, generator=generator)
     noise = 0.06 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
     pictures = pictures * gain + shift + noise
     if torch.rand((), generator=generator) < 1 / 3:
@@ -178,10 +188,12 @@ def standardised(depth: Tensor) -> Tensor:
 
 
 def detection_loss(logits: Mapping[str, Tensor], views: Views) -> Tensor:
-    """Absolute error of standardised depth (as MiDaS: Ranftl et al. 2020), 1 - cosine of normals, cross entropy. The
-    truth has the size of the logits."""
+    """Absolute error of standardised depth (as MiDaS: Ranftl et al. 2020), 1 - cosine of normals, which weighs more on
+    things, and cross entropy. The truth has the size of the logits."""
     depth = (standardised(logits["depth"][:, 0].float()) - standardised(views.depth)).abs().mean()
-    normal = (1 - nn.functional.cosine_similarity(logits["normal"].float(), views.normals, dim=1)).mean()
+    weight = torch.where(views.things, THING_WEIGHT, 1.0)
+    cosine = nn.functional.cosine_similarity(logits["normal"].float(), views.normals, dim=1)
+    normal = (weight * (1 - cosine)).mean() / weight.mean()
     return depth + 2 * normal + 0.5 * nn.functional.cross_entropy(logits["segmentation"].float(), views.classes)
 
 
@@ -201,7 +213,7 @@ def train_detectors(detectors: Detectors, corpus: Corpus, folder: Path, minutes:
             logits = detectors(pictures)
         return detection_loss(logits, views)
 
-    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=200, ema=0.995, muon=True)
+    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=50, ema=0.99, muon=True)
     trained = train("detectors", folder, {"detectors": detectors}, loss_of, schedule)["detectors"]
     assert isinstance(trained, Detectors)
     return trained

@@ -24,8 +24,8 @@ from engine.starter.captions import full_caption
 from engine.starter.decoder import psnr_db, to_tensor
 from engine.starter.judge import accuracy, judge_pictures, load_judge
 from engine.starter.looks import LOOKS, apply_look
+from engine.starter.precision import autocast
 from engine.starter.render import render
-from engine.starter.training import autocast
 from engine.starter.world import Scene
 
 PROMPTS, QUICK_PROMPTS = 500, 16

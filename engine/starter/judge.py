@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from engine.starter.corpus import Corpus, Picture, picture
 from engine.starter.decoder import to_tensor
 from engine.starter.looks import COLOURLESS_LOOKS, HELD_OUT_LOOKS, LOOKS
-from engine.starter.training import Schedule, autocast, train
+from engine.starter.precision import autocast
+from engine.starter.training import Schedule, train
 from engine.starter.world import COLOURS, OBJECTS, PERSON, SETTINGS, Scene
 
 KINDS = (*OBJECTS, PERSON)

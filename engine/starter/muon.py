@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.starter.precision import fast_dtype
+
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 _LEAST_SIDE = 48  # smaller matrices gain nothing
@@ -25,9 +27,11 @@ def suits_muon(name: str, parameter: nn.Parameter) -> bool:
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices of (n, rows, columns), roughly: five Newton-Schulz steps in bfloat16."""
+    """The nearest (semi-)orthogonal matrices of (n, rows, columns), roughly: five Newton-Schulz steps.
+
+    bfloat16 is precise enough for them."""
     a, b, c = _NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    x = matrices.to(fast_dtype())
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
@@ -58,7 +62,7 @@ class Muon(torch.optim.Optimizer):
                 for parameter in alike:
                     momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                     momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp_(momentum, group["momentum"]).flatten(1).bfloat16())
+                    updates.append(parameter.grad.lerp_(momentum, group["momentum"]).flatten(1).to(fast_dtype()))
                 steps = orthogonalized(torch.stack(updates))
                 scale = 0.2 * max(steps.shape[1:]) ** 0.5
                 for parameter, step in zip(alike, steps, strict=True):

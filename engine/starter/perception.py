@@ -22,7 +22,8 @@ from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, picture
 from engine.starter.latents import LatentCorpus
 from engine.starter.linear_code import LATENT_CHANNELS
 from engine.starter.looks import COLOURLESS_LOOKS, LOOKS
-from engine.starter.training import Schedule, autocast, train
+from engine.starter.precision import autocast
+from engine.starter.training import Schedule, train
 from engine.starter.world import COLOURS, OBJECTS, PERSON, SETTINGS
 
 # What a cell can be: wall or sky, ground, or a kind of thing.

@@ -25,8 +25,9 @@ from engine.starter.decoder import to_tensor
 from engine.starter.denoiser import HIGH_NOISE_SKEW, new_scheduler, noised, spread_timesteps
 from engine.starter.linear_code import Code
 from engine.starter.looks import LOOKS
+from engine.starter.precision import autocast
 from engine.starter.text import WIDTH, embed, token_ids
-from engine.starter.training import Schedule, autocast, train
+from engine.starter.training import Schedule, train
 
 SIDE_PX = 128
 EMBEDDING = 128

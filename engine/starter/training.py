@@ -1,7 +1,7 @@
 """One training loop for every network of the starter: minutes in, checkpoints and a log out, resumed exactly enough.
 
 It knows nothing of what is trained: the caller gives modules and a function that turns a step's random generator into
-a loss. Mixed precision is the caller's choice through `autocast`.
+a loss. Mixed precision is the caller's choice (`precision.py`).
 """
 
 import json
@@ -40,13 +40,6 @@ class Schedule:
 
     def factor(self, step: int, elapsed_share: float) -> float:
         return min(1.0, (step + 1) / self.warmup_steps, (1 - elapsed_share) / self.decay + 1e-3)
-
-
-def autocast() -> torch.autocast:
-    """bfloat16 for the forward and backward pass, float32 for the weights: twice as fast where AVX-512 has bf16, and
-    not at all where it has not, because there it is twelve times slower."""
-    hardware = torch.cpu.get_capabilities()
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(hardware.get("avx512_bf16") or hardware.get("amx_bf16")))
 
 
 def average_of(module: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import count, islice
 from pathlib import Path
 from statistics import mean
@@ -142,6 +143,11 @@ def measure(kinds: list[ControlName], scenes: int, out: Path) -> dict[str, Any]:
     family = families.family(base.family)
     parts = family.load(base, torch.float32, "cpu")
     pipeline = family.pipeline(parts, "default")
+
+    @cache
+    def free(settings: GenerateSettings) -> Image.Image:
+        return paint(pipeline, settings, base)
+
     shares: dict[str, float | None] = {}
     ceiling, without, rows = {}, {}, []
     for name in kinds:
@@ -159,12 +165,11 @@ def measure(kinds: list[ControlName], scenes: int, out: Path) -> dict[str, Any]:
             asked = kind.asked(truth)
             with attach(parts, controls=[Control(controlnet=controlnet, image=asked)]) as attached:
                 picture = paint(pipeline, settings, base, attached=attached)
-            free = paint(pipeline, settings, base)
             scores["render"].append(kind.score(truth, truth.photo))
             scores["with"].append(kind.score(truth, picture))
-            scores["without"].append(kind.score(truth, free))
+            scores["without"].append(kind.score(truth, free(settings)))
             if number < SHEET_ROWS:
-                rows.append((truth.photo, asked, picture, free))
+                rows.append((truth.photo, asked, picture, free(settings)))
         means = {who: mean(values) for who, values in scores.items()}
         shares[name] = round(means["with"] / means["render"], 3)
         without[name], ceiling[name] = round(means["without"] / means["render"], 3), round(means["render"], 3)

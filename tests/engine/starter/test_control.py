@@ -8,7 +8,7 @@ import torch
 from engine.controls.ade20k import PALETTE
 from engine.settings import ControlName
 from engine.starter import ade20k, control
-from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, relative_depth, scene
+from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, picture, relative_depth, scene
 from engine.starter.render import render
 from engine.starter.world import PERSON
 
@@ -93,8 +93,25 @@ def test_kinds_come_by_their_shares_and_poses_from_scenes_with_people(corpus: On
     assert sum(taught.share for taught in control.TAUGHT.values()) == pytest.approx(1)
     chosen = control.examples(corpus, 4000, torch.Generator().manual_seed(0))
     for kind, taught in control.TAUGHT.items():
-        share = sum(name == kind for name, _ in chosen) / len(chosen)
+        share = sum(example.kind == kind for example in chosen) / len(chosen)
         assert share == pytest.approx(taught.share, abs=4 * np.sqrt(taught.share / len(chosen)))
-    assert {row // (2 * LOOKS_PER_SCENE) for kind, row in chosen if kind == "depth"} == set(range(SCENES))
+    assert {example.scene for example in chosen if example.kind == "depth"} == set(range(SCENES))
     people = {i for i in range(SCENES) if any(thing.kind == PERSON for thing in scene(i).things)}
-    assert {row // (2 * LOOKS_PER_SCENE) for kind, row in chosen if kind == "openpose"} == people
+    assert {example.scene for example in chosen if example.kind == "openpose"} == people
+
+
+def test_an_example_has_a_row_of_its_scene_for_every_look() -> None:
+    for flipped in (False, True):
+        rows = control.Example(kind="depth", scene=7, flipped=flipped).rows
+        shown = [picture(row // 2, flipped=bool(row % 2)) for row in rows]
+        assert {(s.scene, s.flipped) for s in shown} == {(scene(7), flipped)}
+        assert [s.look for s in shown] == list(looks_of(7))
+
+
+def test_a_map_serves_several_pictures_as_if_it_were_given_for_each() -> None:
+    torch.manual_seed(0)
+    embedding, maps = torch.nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)
+    with control.each_for(embedding, 3):
+        served = embedding(maps)
+    torch.testing.assert_close(served, embedding(maps[[0, 0, 0, 1, 1, 1]]))
+    assert len(embedding(maps)) == 2
