@@ -163,9 +163,11 @@ def set_score(
     Identity alone is won by copying one picture into every cell (DreamBooth, Ruiz et al. 2023, reports diversity beside
     fidelity for that reason). So the set score is the harmonic mean of
     - `identity`: the mean share of what real photos reach,
-    - `variety`: how far apart the pictures lie, as a share of how far apart the real photos of the subject do,
+    - `agreement`: how alike the pictures are, as a share of how alike the real photos of the subject are,
+    - `variety`: how far apart the pictures lie, as a share of how far apart those photos do,
     - `prompt`: the mean share of the prompts kept, where that can be told.
-    One picture many times has no variety, and so scores 0; training photos handed back do not keep the prompts.
+    One picture many times has no variety, and so scores 0; pictures that each show another subject do not agree, and
+    training photos handed back do not keep the prompts.
     """
     features = photos.method.features(pictures, models)
     count = len(features)
@@ -173,6 +175,8 @@ def set_score(
     if count > 1:
         among = photos.method.similarity(features, features)
         alike = float((among.sum() - among.trace()) / (count * (count - 1)))
+        if photos.ceiling > 0:
+            figures["agreement"] = clipped(alike / photos.ceiling)
         figures["variety"] = clipped((1 - alike) / (1 - photos.ceiling))
     if prompts := [score.share for one in drawn for score in one.scores if score.name == "prompt"]:
         figures["prompt"] = mean(prompts)

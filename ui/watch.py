@@ -95,8 +95,12 @@ class Watch:
         self.studio.discard(token)
         return self._let_go()
 
+    def dismiss(self) -> dict[Any, Any]:
+        """Put away what a finished job said, once the tab shows something else."""
+        return {self.box: gr.Column(visible=False)}
+
     def _let_go(self) -> dict[Any, Any]:
-        return {self.token: "", self.timer: gr.Timer(active=False), self.box: gr.Column(visible=False)}
+        return {self.token: "", self.timer: gr.Timer(active=False), **self.dismiss()}
 
     def _show(self, job: Job) -> dict[Any, Any]:
         can_go_on = self.resumable and job.state in ("interrupted", "cancelled", "failed")

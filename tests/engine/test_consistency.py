@@ -64,7 +64,17 @@ def test_variety_is_a_share_of_that_of_the_photos() -> None:
     variety = (1 - 2**-0.5) / 0.5
     assert figures["variety"] == pytest.approx(variety, abs=1e-6)
     assert figures["identity"] == pytest.approx(0.6)
-    assert figures["set_score"] == pytest.approx(2 / (1 / variety + 1 / 0.6), abs=1e-6)
+    assert figures["agreement"] == 1
+    assert figures["set_score"] == pytest.approx(3 / (1 / variety + 1 + 1 / 0.6), abs=1e-6)
+
+
+def test_pictures_that_do_not_agree_are_no_set() -> None:
+    """Two of the six pairs, counted both ways, are alike; photos are at 0.5 among themselves."""
+    figures = set_score(drawn(1.0, 1.0, 1.0), pictures(RED, RED, GREEN), photos(0.5), ModelCache())
+    assert figures["agreement"] == pytest.approx((2 / 6) / 0.5, abs=1e-6)
+    assert figures["variety"] == 1
+    apart = set_score(drawn(1.0, 1.0), pictures(RED, GREEN), photos(0.5), ModelCache())
+    assert apart["agreement"] == apart["set_score"] == 0
 
 
 def test_prompts_count_where_they_were_scored() -> None:

@@ -105,7 +105,7 @@ class ControlTab:
             self.draw.click,
             self.draw_new,
             inputs={"kind": self.kind, "base": page.base, "picture": self.picture},
-            outputs=map_,
+            outputs=[*map_, self.watch.box],
         ).then(js=EDITOR_INTO_VIEW)
         self.editor.wire(self._found, map_)
         on(self.editor.cancelled, self.leave_editor, inputs={"found": self.map, "kind": self.kind}, outputs=map_)
@@ -141,7 +141,7 @@ class ControlTab:
             said = (
                 f"This is a ready-made map: {title}. Use it as it is, or choose below what to keep of it all the same."
             )
-            return {self.notice: sentence(said), **taken, **self._found(found, picture)}
+            return {self.notice: sentence(said), **taken, **self._found(found, picture), **self.watch.dismiss()}
         return {**taken, **self.take(picture=picture, kind=kind, **asked)}
 
     def _shown(self, picture: str) -> str | None:
@@ -229,7 +229,7 @@ class ControlTab:
         """An empty map, over the picture if there is one, else of the base's own size."""
         side_px = next(b.default_size_px for b in self.studio.bases() if b.name == base)
         size = self.studio.image_size(picture) if picture else (side_px, side_px)
-        return self._edited(kind, self.studio.empty_map(kind, *size), picture)
+        return {**self._edited(kind, self.studio.empty_map(kind, *size), picture), **self.watch.dismiss()}
 
     def _edited(self, kind: str, image: str, photo: str, moved: dict[str, Any] | None = None) -> dict[Any, Any]:
         """The editor in place of the map, until it is done."""

@@ -98,6 +98,7 @@ def test_a_photo_of_a_row_gets_its_map_first(tab: ControlTab) -> None:
 def test_an_empty_sheet_has_the_size_of_the_picture_else_of_the_base(tab: ControlTab) -> None:
     photo = tab.studio.keep_image(SAMPLES_FOLDER / "compositions" / "coffee.png")
     over = tab.draw_new(kind="scribble", base="sd15", picture=photo)
+    assert not over[tab.watch.box].visible  # what a detector said of the picture has nothing to do with the drawing
     assert over[tab.editor.edited]["size"] == tab.studio.image_size(photo)
     assert tab.draw_new(kind="segmentation", base="sd15", picture="")[tab.editor.edited]["size"] == (512, 512)
     assert "data-scene" in tab.draw_new(kind="openpose", base="sd15", picture="")[tab.editor.pose]
