@@ -23,6 +23,7 @@ IN_WHOLE = "model.diffusion_model."
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 SD2_TEXT_WIDTH = 1024
+EDM = "noised as in EDM (Karras et al. 2022), which is not known here; Playground 2.5 and CosXL are"
 
 # What else a file can be, by how the names of some of its tensors begin
 _OTHERS = {
@@ -95,6 +96,8 @@ def _base_in_file(path: Path, published: Sequence[Base]) -> Base:
         raise BadModel(f"{path.name} holds {what}.", remedy)
     if base.spec.denoiser == "transformer":  # in most files alone
         return replace(base, variant=None, companion=base.source)
+    if holds("edm_"):
+        raise BadModel(f"{path.name} holds a UNet that learned from pictures {EDM}.", remedy)
     channels = shapes["model.diffusion_model.input_blocks.0.0.weight"][1]
     latent_channels = shapes["first_stage_model.decoder.conv_in.weight"][1]
     if channels != latent_channels:
@@ -147,6 +150,8 @@ def _base_in_folder(folder: Path, published: Sequence[Base]) -> Base:
     text_width = _read_json(folder, "text_encoder/config.json").get("hidden_size")
     if base.spec.denoiser == "unet" and text_width == SD2_TEXT_WIDTH:
         raise BadModel(f"{folder.name} holds Stable Diffusion 2.", _remedy(published))
+    if "EDM" in str(index.get("scheduler")):
+        raise BadModel(f"{folder.name} holds a model that learned from pictures {EDM}.", _remedy(published))
     part = base.spec.denoiser
     weights = [file.name for file in folder.glob(f"{part}/*.safetensors")]
     if not weights:
@@ -157,6 +162,7 @@ def _base_in_folder(folder: Path, published: Sequence[Base]) -> Base:
         base,
         default_size_px=side * base.spec.vae_scale if isinstance(side, int) else base.default_size_px,
         variant="fp16" if all(".fp16" in name for name in weights) else None,
+        guidance="told" if config.get("time_cond_proj_dim") else base.guidance,
         controlnets={**base.controlnets, **own["controlnets"]},
         ip_adapter=own["ip_adapter"] or base.ip_adapter,
         image_encoder=None if own["ip_adapter"] else base.image_encoder,

@@ -182,6 +182,11 @@ def test_what_is_no_base_is_refused_in_a_sentence(
     shutil.copytree(folders["sd15"], models / "sd2")
     config = models / "sd2" / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": 1024}))
+    shutil.copytree(folders["sdxl"], models / "playground")
+    index = models / "playground" / "model_index.json"
+    edm = {"scheduler": ["diffusers", "EDMDPMSolverMultistepScheduler"]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | edm))
+    as_checkpoint(folders["sdxl"], models / "cos.safetensors", {"edm_vpred.sigma_max": torch.tensor(120.0)})
     shutil.copytree(folders["sd15"], models / "sd15")
     (models / "notes.txt").write_text("mine")
     (models / ".cache").mkdir()
@@ -198,6 +203,8 @@ def test_what_is_no_base_is_refused_in_a_sentence(
         "empty": "model_index.json is missing",
         "video": "video holds a WanPipeline",
         "sd2": "sd2 holds Stable Diffusion 2",
+        "playground": "playground holds a model that learned from pictures noised as in EDM",
+        "cos": "cos.safetensors holds a UNet that learned from pictures noised as in EDM",
     }
     for name, sentence in expected.items():
         with pytest.raises(BadModel) as refused:
