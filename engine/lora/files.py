@@ -17,8 +17,8 @@ from engine.families import Base
 from engine.lora import metadata as words
 from engine.lora.match import Match, match
 from engine.lora.metadata import PeftSettings
-from engine.lora.names import LoraFormat, joint_layers, tensor_names
-from engine.lora.networks import DORA_SCALE, Network, Shape, join, network, rank_of, split
+from engine.lora.names import LoraFormat, joint_layers, swapped_layers, tensor_names
+from engine.lora.networks import DORA_SCALE, Network, Shape, join, network, rank_of, split, with_halves_swapped
 from engine.workspace import LoraRecord, Workspace, write_bytes
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def read_lora(path: Path, base: Base, *, title: str | None = None) -> LoraFile:
             layers: dict[str, Network] = {}
             for found in matched:
                 net = _network({role: file.get_tensor(key) for role, key in found.keys.items()}, found, settings)
+                net = with_halves_swapped(net) if found.swapped else net
                 parts = split(net, found.sizes) if len(found.layers) > 1 else [net]
                 layers |= {layer: part for layer, part in zip(found.layers, parts, strict=True) if part}
             trigger = words.trigger_of(metadata)
@@ -191,6 +192,7 @@ def _joined(
     rest = dict(layers)
     if not base.spec.exports_original_layers:
         return rest
+    swapped = swapped_layers(base_layers, base.spec.original_layers)
     for original, parts in joint_layers(base_layers, base.spec.original_layers).items():
         nets = [rest.pop(part, None) for part in parts]
         if not any(nets):
@@ -201,7 +203,7 @@ def _joined(
                 f"{title} holds networks for the layers of {original} that this format cannot hold as one.",
                 "Export it in the diffusers format.",
             )
-        rest[f"transformer.{original}"] = joint
+        rest[f"transformer.{original}"] = with_halves_swapped(joint) if original in swapped else joint
     return rest
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from engine import families
 from engine.errors import BadLora
 from engine.families import Base
-from engine.lora.names import by_flat_name, flat, layers_of
+from engine.lora.names import by_flat_name, flat, layers_of, swapped_layers
 from engine.lora.networks import DORA_SCALE, Shape, complete, fits, size_of
 from engine.lora.origins import TITLES, made_for, text_width
 
@@ -21,12 +21,14 @@ _OTHER_KINDS = {"oft_": "OFT", ".a1.weight": "GLoRA", ".on_input": "IA3"}
 @dataclass(frozen=True, kw_only=True)
 class Match:
     """A network in a file: the layers of the base that it is for, one below the other, with the outputs of each, the
-    shape of all of them as one weight, and the names of the file's tensors by role."""
+    shape of all of them as one weight, and the names of the file's tensors by role. `swapped` says that the file has
+    the two halves of the outputs the other way round."""
 
     layers: tuple[str, ...]
     sizes: tuple[int, ...]
     shape: Shape
     keys: dict[str, str]
+    swapped: bool
 
 
 def match(title: str, shapes: Mapping[str, Shape], base: Base) -> list[Match]:
@@ -38,6 +40,7 @@ def match(title: str, shapes: Mapping[str, Shape], base: Base) -> list[Match]:
     networks = {layer: {role: shapes[key] for role, key in keys.items()} for layer, keys in found.items()}
     base_layers = families.family(base.family).layers(base)
     names = by_flat_name(base_layers, base.spec.original_layers)
+    swapped = {flat(f"unet.{name}") for name in swapped_layers(base_layers, base.spec.original_layers)}
     if base.spec.denoiser == "unet":  # where a part of another family's LoRA may fit
         _refuse_other_family(title, networks, base, base_layers)
     matched: list[Match] = []
@@ -57,7 +60,9 @@ def match(title: str, shapes: Mapping[str, Shape], base: Base) -> list[Match]:
                 f"{title} is a DoRA whose magnitudes run through several layers of {base.title}.",
                 "Choose a LoRA, or a DoRA with magnitudes of outputs.",
             )
-        matched.append(Match(layers=names[layer], sizes=sizes, shape=shape, keys=found[layer]))
+        matched.append(
+            Match(layers=names[layer], sizes=sizes, shape=shape, keys=found[layer], swapped=layer in swapped)
+        )
     if not found:
         kind = next((kind for mark, kind in _OTHER_KINDS.items() if any(mark in key for key in shapes)), None)
         if kind:

@@ -97,7 +97,7 @@ def described(layers: Mapping[str, Network], base: Base) -> dict[str, str]:
         "ss_network_alpha": str(alpha),
         "ss_network_args": json.dumps(arguments),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": base.spec.modelspec_architecture,
+        "modelspec.architecture": base.architecture or base.spec.modelspec_architecture,
         "modelspec.implementation": "diffusers",
     }
 
@@ -133,7 +133,8 @@ def file_content(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -
     """
     from safetensors.torch import save
 
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # Copies: parts of one layer share a factor, which the format does not know
+    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     content = save(plain, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     header_length = int.from_bytes(content[:8], "little")
     digest = hashlib.sha256(content[8 + header_length :]).hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
-from engine.lora.networks import DORA_SCALE, MAGNITUDE_VECTOR, ROLES
+from engine.lora.networks import DORA_SCALE, MAGNITUDE_VECTOR, ROLES, Shape
 
 LoraFormat = Literal["kohya", "diffusers", "comfyui"]
 
@@ -36,6 +36,12 @@ _PREFIXES = {
 }
 _LAYER = re.compile("|".join(f"(?P<{part}>{prefix})" for part, prefix in _PREFIXES.items()))
 
+# XLabs's LoRAs for Flux hang on the attention of a block: the first on the picture's, the second on the text's
+_XLABS = tuple(
+    (re.compile(rf"(double_blocks\.\d+)\.processor\.(qkv|proj)_lora{n}\."), rf"\1.{side}_attn.\2.lora.")
+    for n, side in ((1, "img"), (2, "txt"))
+)
+
 _RESPELT = (
     # CLIP's text model lost its outer `text_model` in transformers 5
     (re.compile(r"^(text_encoder(?:_2)?)_text_model_"), r"\1_"),
@@ -48,6 +54,8 @@ _RESPELT = (
 
 def parse(key: str) -> tuple[str, str] | None:
     """The layer, as `flat` gives it, and the role that a tensor's name stands for; None if it is none of a network."""
+    for old, new in _XLABS:
+        key = old.sub(new, key)
     match = _KEY.fullmatch(key)
     if match is None:
         return None
@@ -105,6 +113,19 @@ def joint_layers(layers: Collection[str], patterns: Mapping[str, Sequence[str]])
         for match in filter(None, map(sign.fullmatch, layers)):
             found[original.format(*match.groups())] = tuple(name.format(*match.groups()) for name in names)
     return found
+
+
+_SCALE_AND_SHIFT = (".norm_out.linear", ".norm1_context.linear")
+
+
+def swapped_layers(layers: Mapping[str, Shape], patterns: Mapping[str, Sequence[str]]) -> set[str]:
+    """Those that `joint_layers` finds whose outputs, shift and scale, diffusers has the other way round, in its
+    `AdaLayerNormContinuous`: at the end of most transformers, and in the last block of Stable Diffusion 3."""
+    return {
+        original
+        for original, (first, *_) in joint_layers(layers, patterns).items()
+        if first.endswith(_SCALE_AND_SHIFT) and layers[first][0] == 2 * layers[first][1]
+    }
 
 
 _IN_RESNET = {
@@ -190,7 +211,9 @@ def _kohya(layer: str, originals: Mapping[str, str], two_encoders: bool) -> str:
 
 
 def _diffusers(layer: str, originals: Mapping[str, str], two_encoders: bool) -> str:
-    return layer
+    """Of text encoders as every version of diffusers reads it, and ComfyUI."""
+    part, _, module = layer.partition(".")
+    return f"{part}.{_in_text_model(module)}" if part in TEXT_ENCODERS else layer
 
 
 def _comfyui(layer: str, originals: Mapping[str, str], two_encoders: bool) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -119,39 +119,47 @@ def network(tensors: "Mapping[str, Tensor]", shape: Shape, *, rank: int, alpha: 
     )
 
 
+def of_rows(net: Network, rows: "slice | Tensor") -> Network:
+    """The network for these of the outputs, in this order."""
+    import torch
+
+    outputs = net.shape[0]
+    same: dict[str, Any] = {"shape": (len(torch.arange(outputs)[rows]), *net.shape[1:])}
+    if net.magnitude is not None and len(net.magnitude) == outputs:
+        same["magnitude"] = net.magnitude[rows]
+    if net.kind == "LoKr":  # some rows of a Kronecker product are none, and whole matrices go by no alpha in files
+        whole = (net.matrix("cpu") * (net.alpha / net.rank))[rows].contiguous()
+        factors = ({"lokr_w1": torch.ones(1, 1)}, {"lokr_w2": whole})
+        return replace(net, factors=factors, rank=1, alpha=1.0, **same)
+    outer = ("lora_up", "hada_w1_a", "hada_w2_a")
+    factors = tuple({role: m[rows].contiguous() if role in outer else m for role, m in f.items()} for f in net.factors)
+    return replace(net, factors=factors, **same)
+
+
+def with_halves_swapped(net: Network) -> Network:
+    """The network with the two halves of its outputs in each other's place."""
+    import torch
+
+    return of_rows(net, torch.arange(net.shape[0]).roll(net.shape[0] // 2))
+
+
 def split(net: Network, sizes: Sequence[int]) -> list[Network | None]:
     """The networks for the blocks of `sizes` outputs that `net` is for, one below the other; None for a block that it
     leaves as it is. Magnitudes have to be those of outputs."""
-    import torch
-
     parts: list[Network | None] = []
     for first, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
-        rows = slice(first, first + size)
-        rank, alpha = net.rank, net.alpha
+        part = of_rows(net, slice(first, first + size))
         if net.kind == "LoRA":
-            (factor,) = net.factors
-            up, down = factor["lora_up"][rows], factor["lora_down"]
+            (factor,) = part.factors
+            up, down = factor["lora_up"], factor["lora_down"]
             used = up.abs().amax(dim=0) > 0
             if not used.any() and net.magnitude is None:
                 parts.append(None)
                 continue
-            if 0 < (count := int(used.sum())) < rank:  # what `join` has put side by side
-                up, down, rank, alpha = up[:, used], down[used], count, alpha * count / rank
-            factors = ({"lora_up": up.contiguous(), "lora_down": down.contiguous()},)
-        elif net.kind == "LoHa":
-            factors = tuple({role: m[rows] if role.endswith("_a") else m for role, m in f.items()} for f in net.factors)
-        else:  # a block of a Kronecker product is none
-            factors = ({"lokr_w1": torch.ones(1, 1)}, {"lokr_w2": net.matrix("cpu")[rows].contiguous()})
-        parts.append(
-            replace(
-                net,
-                factors=factors,
-                shape=(size, *net.shape[1:]),
-                rank=rank,
-                alpha=alpha,
-                magnitude=None if net.magnitude is None else net.magnitude[rows],
-            )
-        )
+            if 0 < (count := int(used.sum())) < net.rank:  # what `join` has put side by side
+                halves = {"lora_up": up[:, used], "lora_down": down[used]}
+                part = replace(part, factors=(halves,), rank=count, alpha=net.alpha * count / net.rank)
+        parts.append(part)
     return parts
 
 

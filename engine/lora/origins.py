@@ -25,6 +25,9 @@ _SIGNS = {
     "z_image": r"_(noise|context)_refiner_\d|^(unet|transformer)_layers_\d+_(attention|feed_forward|adaLN_modulation)_",
     "sdxl": r"^text_encoder_2_|_(label_emb|add_embedding)_|_(attentions_\d|blocks?_\d(_1)?)_transformer_blocks_[1-9]",
 }
+# Flux.2 has Flux's names, but its MLPs are gated: so many times as many outputs as inputs
+_GATED = re.compile(r"_double_blocks_\d+_(?:img|txt)_mlp_0|_single_blocks_\d+_linear1")
+_GATED_RATIOS = (6, 9)
 _SIGNS_OF_ATTENTION = re.compile(r"(?:unet|transformer)_transformer_blocks_(\d+)_attn_(?:to|add)_[qkv](?:_proj)?")
 _FAMILY_OF_JOINT_WIDTH = {1536: "sd3", 2432: "sd3", 3072: "flux", 4096: "flux2", 6144: "flux2"}
 _FLUX_JOINT_BLOCKS = 19
@@ -33,6 +36,8 @@ _FAMILY_OF_TEXT_WIDTH = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
 
 def made_for(sizes: Mapping[str, Shape]) -> str | None:
     """The family, as `TITLES` has it, of a LoRA with networks of these (out, in) sizes by flat layer name."""
+    if any(_GATED.search(layer) and out in [n * width for n in _GATED_RATIOS] for layer, (out, width) in sizes.items()):
+        return "flux2"
     for family, sign in _SIGNS.items():
         if any(re.search(sign, layer) for layer in sizes):
             return family

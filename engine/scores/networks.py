@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-DINO, CLIP = "facebook/dinov2-small", "openai/clip-vit-base-patch32"
+DINO = "facebook/dinov2-small"
+CLIP = "sentence-transformers/clip-ViT-B-32/0_CLIPModel"  # OpenAI's weights; in their own repository they are a pickle
 HUB_FILES = ("*.json", "*.txt", "model.safetensors")
 
 
@@ -28,7 +29,8 @@ def at_hand(source: str) -> bool:
 
     if Path(source).is_absolute():
         return Path(source).exists()
-    return isinstance(try_to_load_from_cache(source, "model.safetensors"), str)
+    owner, name, *inside = source.split("/")
+    return isinstance(try_to_load_from_cache(f"{owner}/{name}", "/".join((*inside, "model.safetensors"))), str)
 
 
 def judged(images: Sequence["Image"], models: ModelCache) -> "dict[str, Tensor]":

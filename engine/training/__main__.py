@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engine.abilities import require_trainable
 from engine.cache import device_name, give_back
 from engine.families import Base, base
 from engine.jobs import Work, run_in_process
@@ -32,7 +33,7 @@ def train_lora(work: Work) -> dict[str, Any]:
     """Do what the request asks; returns {"lora": id, "steps": count, "loss": smoothed, "held_out_loss": or None}."""
     settings = TrainSettings.from_dict(work.request["settings"])
     chosen = base(settings.base)
-    chosen.require_trainable(text_encoder=settings.text_encoder_learning_rate > 0)
+    require_trainable(settings, chosen)
     advised = for_training(settings, chosen)
     work.note(in_words(advised, chosen.title))
     # After memory ran out it goes on from the last step

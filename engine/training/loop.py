@@ -52,18 +52,20 @@ class Lora:
 
 @contextmanager
 def trainable_lora(parts: Components, settings: TrainSettings, targets: Sequence[str]) -> Iterator[Lora]:
-    """Put a fresh LoRA beside the `targets` of the denoiser and, if it has a learning rate, those of the text encoder.
+    """Put a fresh LoRA beside the `targets` of the denoiser and, if they have a learning rate, those of the text
+    encoders that the family trains.
 
-    It starts without effect (B = 0) and leaves the models as they were.
+    It starts without effect (B = 0), with A drawn as kohya's scripts and ai-toolkit draw it (Kaiming's uniform), whose
+    learning rates the presets have; diffusers' scripts draw a larger one. It leaves the models as they were.
     """
     import torch
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
     from peft import LoraConfig
 
-    denoiser = family(base(settings.base).family).spec.denoiser
-    layers = {denoiser: (parts.denoiser, targets, settings.learning_rate)}
-    if settings.text_encoder_learning_rate > 0:
-        layers["text_encoder"] = (parts.text_encoder, TEXT_ENCODER_TARGETS, settings.text_encoder_learning_rate)
+    spec, text_rate = family(base(settings.base).family).spec, settings.text_encoder_learning_rate
+    layers = {spec.denoiser: (parts.denoiser, targets, settings.learning_rate)}
+    for part in spec.trained_text_encoders if text_rate > 0 else ():
+        layers[part] = (getattr(parts, part), TEXT_ENCODER_TARGETS, text_rate)
     torch.manual_seed(settings.seed)
     lora = Lora(models={}, groups=[])
     try:

@@ -1,7 +1,9 @@
 """What a denoiser learns: noise or velocity, weighted by min-SNR-gamma, or the direction of a flow.
 
-The losses of diffusers' `train_text_to_image_lora.py`, `train_text_to_image_lora_sdxl.py` and, with flows,
-`train_dreambooth_lora_flux.py`. It knows nothing of photos, captions, LoRAs or optimizers.
+The losses of diffusers' `train_text_to_image_lora.py` and `train_text_to_image_lora_sdxl.py` and, with flows, of its
+`train_dreambooth_lora_*.py` for SD3, Flux, FLUX.2 klein, Qwen-Image and Z-Image with `--weighting_scheme logit_normal`:
+the default of SD3's, and what OneTrainer and ai-toolkit do for Flux; the other scripts draw noise levels evenly. It
+knows nothing of photos, captions, LoRAs or optimizers.
 """
 
 from collections.abc import Callable

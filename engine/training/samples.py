@@ -47,7 +47,7 @@ def draw_samples(
     rescale = {"guidance_rescale": base.guidance_rescale} if base.guidance_rescale else {}
     with torch.no_grad():
         embeds = data.texts(data.prompts)
-        if own.guides(settings):
+        if own.guides(settings, base):
             embeds = guided(embeds, data.texts(torch.zeros_like(data.prompts)))
     # What is frozen may be in half precision, while the LoRA learns in single
     half = parts.denoiser.dtype

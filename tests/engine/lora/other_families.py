@@ -34,6 +34,25 @@ def flux_diffusers_double() -> Layers:
     return numbered("transformer.transformer_blocks.{}.attn.{}", 19, {**qkv(3072), **added_qkv(3072)})
 
 
+def flux2_comfyui() -> Layers:
+    """Of klein 4B, which is as wide as Flux; so does ai-toolkit name them."""
+    double = {
+        "img_attn.qkv": (3072, 9216),
+        "img_attn.proj": (3072, 3072),
+        "img_mlp.0": (3072, 18432),
+        "img_mlp.2": (9216, 3072),
+    }
+    return {
+        **numbered("diffusion_model.double_blocks.{}.{}", 5, double),
+        **numbered("diffusion_model.single_blocks.{}.{}", 20, {"linear1": (3072, 27648), "linear2": (12288, 3072)}),
+    }
+
+
+def flux2_kohya() -> Layers:
+    names = {layer: layer.replace("diffusion_model.", "lora_unet_").replace(".", "_") for layer in flux2_comfyui()}
+    return {names[layer]: size for layer, size in flux2_comfyui().items()}
+
+
 def sd3_kohya() -> Layers:
     blocks = {
         "x_block_attn_qkv": (1536, 4608),
@@ -134,6 +153,7 @@ CLIP_L, CLIP_G = clip(768), clip(1280)
 
 FAMILIES = {
     "Flux": (flux_kohya, flux_diffusers, flux_diffusers_double, flux_comfyui),
+    "Flux.2": (flux2_comfyui, flux2_kohya),
     "Stable Diffusion 3": (sd3_kohya, sd3_diffusers, sd35_large_diffusers),
     "Stable Diffusion XL": (sdxl_kohya, sdxl_unet_kohya, sdxl_diffusers),
     "Qwen-Image": (qwen_image_diffusers, qwen_image_kohya),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.lora.networks import complete, fits
+from engine.lora.networks import complete, fits, with_halves_swapped
 from tests.engine.lora.by_peft import CONFIGS, TARGETS, adapted, from_file
 from tests.engine.lora.closed_forms import KINDS, MAGNITUDES, OF_KERNELS, relative_error, sample
 
@@ -36,6 +36,16 @@ def test_the_change_is_pefts(kind: str) -> None:
         adapted_layer.merge()
         merged = adapted_layer.base_layer.weight.detach() - weight
         assert relative_error(net.delta(weight), merged.double().numpy()) < 2e-6
+
+
+@pytest.mark.parametrize("magnitude", [None, *MAGNITUDES], ids=str)
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr"])
+def test_swapped_halves_change_a_weight_whose_halves_are_swapped(kind: str, magnitude: str | None) -> None:
+    weight = torch.randn(12, 8, generator=torch.Generator().manual_seed(1))
+    made = sample(kind, weight, rank=3, alpha=2.0, magnitude=magnitude)
+    swapped = with_halves_swapped(from_file(made.tensors, weight, alpha=2.0))
+    expected = np.concatenate([made.delta[6:], made.delta[:6]])
+    assert relative_error(swapped.delta(torch.cat([weight[6:], weight[:6]])), expected) < 2e-6
 
 
 def test_sizes_that_do_not_fit() -> None:

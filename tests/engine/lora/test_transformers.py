@@ -8,7 +8,15 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
+from diffusers.loaders.lora_conversion_utils import (
+    _convert_kohya_flux_lora_to_diffusers,
+    _convert_xlabs_flux_lora_to_diffusers,
+)
+from diffusers.loaders.single_file_utils import (
+    convert_flux2_transformer_checkpoint_to_diffusers,
+    convert_sd3_transformer_checkpoint_to_diffusers,
+    convert_z_image_transformer_checkpoint_to_diffusers,
+)
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,6 +34,7 @@ from tests.tiny_transformers import KINDS, make_tiny_transformer_lora
 WIDTH = 3072
 OWN = {
     "Flux": {"flux"},
+    "Flux.2": {"flux2"},
     "Stable Diffusion 3": {"sd3"},
     "Stable Diffusion XL": set(),
     "Qwen-Image": {"qwen_image"},
@@ -108,6 +117,19 @@ def test_kohyas_flux_comes_back_as_it_was(flux: Base, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, state[key]) for key, tensor in again.items())
 
 
+def test_xlabs_flux_is_what_diffusers_makes_of_it(flux: Base, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, outputs in (("qkv_lora1", 3), ("qkv_lora2", 3), ("proj_lora1", 1), ("proj_lora2", 1)):
+        layer = f"double_blocks.0.processor.{name}"
+        state[f"{layer}.down.weight"] = torch.randn(4, WIDTH, generator=generator)
+        state[f"{layer}.up.weight"] = torch.randn(outputs * WIDTH, 4, generator=generator)
+    save_file(state, tmp_path / "xlabs.safetensors")
+    lora = read_lora(tmp_path / "xlabs.safetensors", flux)
+    assert (lora.matched, lora.unmatched) == (len(state), ())
+    require_same(lora, _convert_xlabs_flux_lora_to_diffusers(dict(state)))
+
+
 def test_separate_queries_keys_and_values_go_into_one_layer_of_kohyas(flux: Base, tmp_path: Path) -> None:
     """Of different alphas, with one of them missing; then diffusers takes them apart again."""
     generator = torch.Generator().manual_seed(0)
@@ -133,6 +155,110 @@ def test_separate_queries_keys_and_values_go_into_one_layer_of_kohyas(flux: Base
     require_same(read_lora(tmp_path / "kohya.safetensors", flux), expected)
 
 
+# Every layer with a weight in the first codes of the families at the sizes of `tests.tiny_transformers`: (in, out)
+SD3 = {
+    **{f"joint_blocks.{n}.{side}_block.attn.qkv": (32, 96) for n in (0, 1) for side in ("x", "context")},
+    **{f"joint_blocks.{n}.{side}.attn.proj": (32, 32) for n, side in ((0, "x_block"), (0, "context_block"))},
+    **{f"joint_blocks.{n}.{side}.mlp.fc1": (32, 128) for n, side in ((0, "x_block"), (0, "context_block"))},
+    **{f"joint_blocks.{n}.{side}.mlp.fc2": (128, 32) for n, side in ((0, "x_block"), (0, "context_block"))},
+    **{f"joint_blocks.0.{side}_block.adaLN_modulation.1": (32, 192) for side in ("x", "context")},
+    "joint_blocks.1.x_block.attn.proj": (32, 32),
+    "joint_blocks.1.x_block.mlp.fc1": (32, 128),
+    "joint_blocks.1.x_block.mlp.fc2": (128, 32),
+    "joint_blocks.1.x_block.adaLN_modulation.1": (32, 192),
+    "joint_blocks.1.context_block.adaLN_modulation.1": (32, 64),  # shift and scale alone
+    "t_embedder.mlp.0": (256, 32),
+    "t_embedder.mlp.2": (32, 32),
+    "y_embedder.mlp.0": (32, 32),
+    "y_embedder.mlp.2": (32, 32),
+    "context_embedder": (32, 32),
+    "final_layer.adaLN_modulation.1": (32, 64),
+    "final_layer.linear": (32, 16),
+}
+FLUX2 = {
+    **{f"double_blocks.{n}.{side}_attn.qkv": (32, 96) for n in (0, 1) for side in ("img", "txt")},
+    **{f"double_blocks.{n}.{side}_attn.proj": (32, 32) for n in (0, 1) for side in ("img", "txt")},
+    **{f"double_blocks.{n}.{side}_mlp.0": (32, 192) for n in (0, 1) for side in ("img", "txt")},
+    **{f"double_blocks.{n}.{side}_mlp.2": (96, 32) for n in (0, 1) for side in ("img", "txt")},
+    **{f"single_blocks.{n}.linear1": (32, 288) for n in (0, 1)},
+    **{f"single_blocks.{n}.linear2": (128, 32) for n in (0, 1)},
+    **{f"double_stream_modulation_{side}.lin": (32, 192) for side in ("img", "txt")},
+    "single_stream_modulation.lin": (32, 96),
+    "img_in": (16, 32),
+    "txt_in": (96, 32),
+    "time_in.in_layer": (256, 32),
+    "time_in.out_layer": (32, 32),
+    "final_layer.adaLN_modulation.1": (32, 64),
+    "final_layer.linear": (32, 16),
+}
+Z_IMAGE_BLOCKS = ("layers.0", "layers.1", "noise_refiner.0", "context_refiner.0")
+Z_IMAGE = {
+    **{f"{block}.attention.qkv": (32, 96) for block in Z_IMAGE_BLOCKS},
+    **{f"{block}.attention.out": (32, 32) for block in Z_IMAGE_BLOCKS},
+    **{f"{block}.feed_forward.w{n}": (32, 85) for block in Z_IMAGE_BLOCKS for n in (1, 3)},
+    **{f"{block}.feed_forward.w2": (85, 32) for block in Z_IMAGE_BLOCKS},
+    **{f"{block}.adaLN_modulation.0": (32, 128) for block in Z_IMAGE_BLOCKS[:-1]},
+    "x_embedder": (16, 32),
+    "cap_embedder.1": (32, 32),
+    "final_layer.linear": (32, 16),
+    "final_layer.adaLN_modulation.1": (32, 32),
+}
+FIRST_CODES = {
+    "sd3": (SD3, convert_sd3_transformer_checkpoint_to_diffusers),
+    "flux2": (FLUX2, convert_flux2_transformer_checkpoint_to_diffusers),
+    "z_image": (Z_IMAGE, convert_z_image_transformer_checkpoint_to_diffusers),
+}
+
+
+@pytest.mark.parametrize("family", FIRST_CODES)
+def test_layers_of_the_first_code_change_what_diffusers_makes_of_its_checkpoints(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kohya's SD3 LoRAs have every layer of the blocks; the halves of shifts and scales change places in diffusers."""
+    monkeypatch.setenv("TRIPOD_MODELS", str(tmp_path / "models"))
+    KINDS[family].make(tmp_path / "models" / "tiny")
+    base = families.base("tiny")
+    layers, convert = FIRST_CODES[family]
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, Tensor] = {}
+    checkpoint: dict[str, Tensor] = {}
+    for layer, (inputs, outputs) in layers.items():
+        down = torch.randn(2, inputs, generator=generator)
+        up = torch.randn(outputs, 2, generator=generator)
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        state |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}
+        checkpoint[f"{layer}.weight"] = up @ down / 2
+        if family == "sd3":
+            checkpoint[f"{layer}.bias"] = torch.zeros(outputs)
+    if family == "sd3":  # what else its converter looks for
+        checkpoint |= dict.fromkeys(("pos_embed", "x_embedder.proj.weight", "x_embedder.proj.bias"), torch.zeros(1))
+    expected = {
+        f"transformer.{key.removesuffix('.weight')}": change
+        for key, change in convert(checkpoint).items()
+        if change.any()
+    }
+    save_file(state, tmp_path / "first.safetensors")
+    lora = read_lora(tmp_path / "first.safetensors", base)
+    assert lora.unmatched == ()
+    assert lora.layers.keys() == expected.keys()
+    for layer, change in expected.items():
+        torch.testing.assert_close(lora.layers[layer].delta(torch.zeros_like(change)), change, rtol=1e-5, atol=1e-6)
+
+    formats: tuple[LoraFormat, ...] = ("kohya", "diffusers", "comfyui")
+    for format in formats:
+        export_lora(tmp_path / f"{format}.safetensors", lora, base, format=format)
+        again = read_lora(tmp_path / f"{format}.safetensors", base)
+        assert again.layers.keys() == expected.keys()
+        for layer, change in expected.items():
+            torch.testing.assert_close(
+                again.layers[layer].delta(torch.zeros_like(change)), change, rtol=1e-5, atol=1e-6
+            )
+    if base.spec.exports_original_layers:
+        kohya = load_file(tmp_path / "kohya.safetensors")
+        assert kohya.keys() == state.keys()
+        assert all(torch.equal(tensor, state[key]) for key, tensor in kohya.items())
+
+
 def test_comfyuis_flux_has_its_own_modules_names(flux: Base, tmp_path: Path) -> None:
     save_file(kohya_state(), tmp_path / "kohya.safetensors")
     lora = read_lora(tmp_path / "kohya.safetensors", flux)
@@ -152,6 +278,8 @@ def test_a_whole_matrix_of_kronecker_factors_is_taken_apart() -> None:
     for part, expected in zip(parts, whole.split((5, 7)), strict=True):
         assert part
         torch.testing.assert_close(part.delta(torch.zeros(expected.shape)), expected)
+        written = part.tensors()  # LyCORIS, ComfyUI and peft go by no alpha beside whole matrices
+        torch.testing.assert_close(torch.kron(written["lokr_w1"], written["lokr_w2"]), expected)
     assert join(parts, (5, 7)) is None
 
 

@@ -1,5 +1,6 @@
 """Prompts: what is read in them, what is looked for where, and CLIPScore against the formula."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from engine.cache import ModelCache
-from engine.scores.networks import clip_similarity
+from engine.scores.networks import at_hand, clip_similarity
 from engine.scores.prompt import Named, named_in, prompt_kept, seen_of
 from engine.starter.captions import caption
 from engine.starter.corpus import scene
@@ -110,3 +111,18 @@ def test_clip_similarity_is_the_cosine_of_its_embeddings(tmp_path: pytest.TempPa
         output = model(**inputs)
     expected = torch.cosine_similarity(output.image_embeds, output.text_embeds).item()
     assert clip_similarity(picture, "a red mug", ModelCache(), str(tmp_path)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_network_in_a_folder_of_its_repository_is_at_hand_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout of huggingface_hub's cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert not at_hand("owner/name/folder")
+    repository = tmp_path / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc" / "folder").mkdir(parents=True)
+    (repository / "snapshots" / "abc" / "folder" / "model.safetensors").touch()
+    assert at_hand("owner/name/folder")
+    assert not at_hand("owner/name")

@@ -1,4 +1,7 @@
-"""Training on the families with a transformer: the objectives of diffusers' scripts, and whole trainings."""
+"""Training on the families with a transformer: the objectives of diffusers' scripts, and whole trainings.
+
+The scripts are run with --weighting_scheme logit_normal, which is the default of SD3's only.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -131,7 +134,8 @@ def qwen_image_script_loss(parts: Any, scheduler: Any, batch: dict[str, torch.Te
 
 
 def flux2_script_loss(parts: Any, scheduler: Any, batch: dict[str, torch.Tensor], embeds: families.Embeds) -> Any:
-    """As in diffusers' examples/dreambooth/train_dreambooth_lora_flux2_klein.py."""
+    """As in diffusers' examples/dreambooth/train_dreambooth_lora_flux2_klein.py, but for its --text_encoder_out_layers:
+    10, 20 and 30 by default, where its pipeline reads 9, 18 and 27."""
     model_input, noise = batch["latents"], batch["noise"]
     model_input_ids = Flux2KleinPipeline._prepare_latent_ids(model_input)
     text_ids = Flux2KleinPipeline._prepare_text_ids(embeds["prompt_embeds"])
@@ -160,6 +164,50 @@ SCRIPTS = {
     "qwen_image": qwen_image_script_loss,
     "flux2": flux2_script_loss,
 }
+
+
+ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
+JOINT_ATTENTION = (*ATTENTION, "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
+MLPS = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+SINGLE_BLOCKS = 24
+SCRIPT_TARGETS = {
+    "sd3": {f"attn.{name}" for name in JOINT_ATTENTION},
+    "flux": {*(f"attn.{name}" for name in JOINT_ATTENTION), *MLPS},
+    "z_image": {*ATTENTION},
+    "qwen_image": {*ATTENTION},
+    "flux2": {
+        *(*ATTENTION, "to_qkv_mlp_proj"),
+        *(f"single_transformer_blocks.{n}.attn.to_out" for n in range(SINGLE_BLOCKS)),
+    },
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_layers_with_a_lora_are_those_of_the_script(name: str) -> None:
+    more = {f"single_transformer_blocks.{n}.attn.to_out" for n in range(SINGLE_BLOCKS, 48)}  # of larger ones than klein
+    assert set(families.FAMILIES[name].spec.lora_targets) - more == SCRIPT_TARGETS[name]
+
+
+def script_latents(name: str, vae: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """As the scripts have it, of the mean where some of them draw from the posterior."""
+    if name == "qwen_image":
+        latents_mean = torch.tensor(vae.config.latents_mean).view(1, vae.config.z_dim, 1, 1, 1)
+        latents_std = 1.0 / torch.tensor(vae.config.latents_std).view(1, vae.config.z_dim, 1, 1, 1)
+        return ((vae.encode(pixel_values.unsqueeze(2)).latent_dist.mode() - latents_mean) * latents_std).squeeze(2)
+    model_input = vae.encode(pixel_values).latent_dist.mode()
+    if name == "flux2":
+        latents_bn_mean = vae.bn.running_mean.view(1, -1, 1, 1)
+        latents_bn_std = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
+        return (Flux2KleinPipeline._patchify_latents(model_input) - latents_bn_mean) / latents_bn_std
+    return (model_input - vae.config.shift_factor) * vae.config.scaling_factor
+
+
+def test_latents_are_those_of_the_script(tiny_flow: families.Base) -> None:
+    parts: Any = families.family(tiny_flow.family).load(tiny_flow, torch.float32, "cpu")
+    pixels = torch.rand(2, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        expected = script_latents(tiny_flow.family, parts.vae, pixels)
+        torch.testing.assert_close(parts.latents_of(pixels), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_loss_and_gradients_are_those_of_the_script(tiny_flow: families.Base) -> None:
@@ -206,6 +254,8 @@ def test_the_lora_gives_the_live_picture_in_plain_diffusers(
 ) -> None:
     monkeypatch.setattr(samples, "STEPS", 3)
     settings = settings.replace(base="tiny", learning_rate=0.2, steps=3, batch_size=2, sample_prompts=("a red mug",))
+    if tiny_flow.spec.trained_text_encoders:
+        settings = settings.replace(text_encoder_learning_rate=0.1)
     result = train_lora(work_for(workspace, settings, "whole"))
 
     record = workspace.lora(result["lora"])
@@ -236,6 +286,8 @@ def test_the_lora_gives_the_live_picture_in_plain_diffusers(
     assert np.abs(without - expected).max() > 2 / 255
 
     own = read_lora(workspace.lora_path(record.id), tiny_flow)
+    learnt = {name.partition(".")[0] for name, network in own.layers.items() if network.matrix("cpu").any()}
+    assert learnt == {"transformer", *tiny_flow.spec.trained_text_encoders}
     for_others = read_lora(workspace.lora_download(record.id), tiny_flow)
     for layer, network in own.layers.items():
         weight = torch.zeros(network.shape)
