@@ -43,6 +43,14 @@ def device_title() -> str:
     return f"CPU, {cores} core{'s' if cores != 1 else ''}"
 
 
+def compute_capability() -> tuple[int, int] | None:
+    """That of the CUDA GPU, such as (8, 9); (0, 0) where there is none, None as long as torch is not imported."""
+    if _imported_torch() is None:
+        return None
+    cuda = _cuda()
+    return cuda.get_device_capability() if cuda else (0, 0)
+
+
 def memory() -> tuple[float, float]:
     """Used and total MB: of the GPU once torch is imported, else of this process and the machine."""
     if cuda := _cuda():
@@ -78,7 +86,7 @@ def size_bytes(value: Any) -> int:
 def _leaves(value: Any) -> Iterator[tuple[Any, int]]:
     torch = _imported_torch()
     if torch and isinstance(value, torch.nn.Module):
-        yield from ((tensor, tensor.nbytes) for tensor in (*value.parameters(), *value.buffers()))
+        yield from ((tensor, _tensor_bytes(tensor)) for tensor in (*value.parameters(), *value.buffers()))
     elif isinstance(value, Image.Image):
         yield value, value.width * value.height * len(value.getbands())
     elif hasattr(value, "nbytes"):
@@ -92,6 +100,14 @@ def _leaves(value: Any) -> Iterator[tuple[Any, int]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _leaves(item)
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    """One that is kept in fewer bits gives as `nbytes` what it would take without."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return sum(getattr(tensor, name).nbytes for name in names)
+    return tensor.nbytes
 
 
 @dataclass

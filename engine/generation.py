@@ -7,15 +7,17 @@ one that its seed gives alone. How a base or an attachment works is not known he
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from engine import families
-from engine.abilities import require_supported
+from engine.abilities import require_supported, why_not_guidance, why_not_negative_prompt
 from engine.adapters import Attached, Control, Lora, Style, attach
+from engine.adapters.attention import attending
+from engine.adapters.compiled import compiled
 from engine.adapters.guidance import attach_guidance
 from engine.adapters.inpainting import as_ordinary
 from engine.adapters.ip_adapter import EVERYWHERE, embed
@@ -57,6 +59,7 @@ def generate(settings: GenerateSettings, *, workspace: Workspace, cache: ModelCa
     """
     began_s = time.perf_counter()
     base = families.base(settings.base)
+    device_name()  # imports torch: from here on it is known what the GPU can do
     require_supported(settings, base)
     pictures: list[str] = []
 
@@ -84,18 +87,27 @@ def _drawn(
     """Make and keep the pictures after those that are `finished`; yields the id of each."""
     loras = [workspace.lora(use.lora) for use in settings.loras]
     start = start_of(settings, workspace)
-    with _leased(settings, start, base, plan, workspace, cache) as (parts, attachments):
+    family = families.family(base.family)
+    is_masked = "attention_masks" in base.spec.supports and family.guides(settings, base)
+    with (
+        attending(settings.attention, is_masked=is_masked),
+        _leased(settings, start, base, plan, workspace, cache) as (parts, attachments),
+    ):
         base_hash = weights_hash(base)
         colours = _VALUES.get(("latent colours", base_hash), partial(_colours, parts, base))
-        pipeline = families.family(base.family).pipeline(parts, settings.scheduler, settings.task)
+        pipeline = family.pipeline(parts, settings.scheduler, settings.task)
         if settings.step_cache != "none" and settings.controls:
             work.note("The step cache is off for this picture: with it, a layout may not hold.")
-        _note_what_is_not_read(families.family(base.family), pipeline, settings, work)
+        is_compiled = settings.compile and plan.offload != "layers"
+        if settings.compile and not is_compiled:
+            work.note("Blocks are not compiled while only one layer at a time is on the device.")
+        _note_what_is_not_read(pipeline, settings, base, work)
         work.started("Drawing")
         with (
-            attach(parts, **attachments) as attached,
+            attach(parts, **attachments, in_slots=is_compiled) as attached,
             watched(parts) as seen,
             followed(plan, pipeline, base, device_name()),
+            compiled(parts.denoiser) if is_compiled else nullcontext(),
         ):
             prompt = encode(pipeline, settings, base)
             guess = partial(_guess, parts, pipeline.scheduler, seen)
@@ -140,7 +152,7 @@ def encode(pipeline: Any, settings: GenerateSettings, base: Base) -> Embeds:
     family = families.family(base.family)
     with torch.no_grad():
         prompt = family.encode(pipeline, [settings.prompt])
-        if family.guides(settings):
+        if family.guides(settings, base):
             return guided(prompt, family.encode(pipeline, [settings.negative_prompt or None]))
         return prompt
 
@@ -184,7 +196,7 @@ def render(
             stack.enter_context(attach_step_cache(denoiser, settings.step_cache, threshold=threshold, steps=steps))
         drawn = pipeline(
             **family.arguments(settings, prompt or encode(pipeline, settings, base), attached.style_embeddings),
-            **_started(start, pipeline, stack),
+            **(_started(start, pipeline, family, stack) if start else {}),
             width=settings.width,
             height=settings.height,
             num_inference_steps=settings.steps,
@@ -219,16 +231,11 @@ def _guidance(attached: Attached, pipeline: Any, settings: GenerateSettings, bas
     return replace(attached, switches=(*attached.switches, stack.enter_context(guidance)))
 
 
-def _started(start: Start | None, pipeline: Any, stack: ExitStack) -> dict[str, Any]:
+def _started(start: Start, pipeline: Any, family: Family, stack: ExitStack) -> dict[str, Any]:
     """The start as arguments of a pipeline."""
-    if start is None:
-        return {}
-    arguments = {"image": start.image, "strength": start.strength}
-    if start.mask is None:
-        return arguments
-    if hasattr(pipeline, "unet"):
+    if start.mask and hasattr(pipeline, "unet"):
         stack.enter_context(as_ordinary(pipeline.unet))
-    return arguments | {"mask_image": start.mask}
+    return family.started(pipeline, start.image, start.mask, start.strength)
 
 
 def start_of(settings: GenerateSettings, workspace: Workspace) -> Start | None:
@@ -309,8 +316,9 @@ def _leased(
                 mask=_of_part(partial(style_mask, workspace.image(use.mask)), start, settings) if use.mask else None,
             )
 
+        kept = str(plan.bits), str(plan.quantiser), plan.offload
         yield (
-            lease("base", str(plan.bits), plan.offload, load=partial(load_base, base, dtype, device, plan)),
+            lease("base", *kept, load=partial(load_base, base, dtype, device, plan)),
             {
                 "loras": [lora(use) for use in settings.loras],
                 "controls": [control(use) for use in settings.controls],
@@ -326,11 +334,12 @@ def _of_part(make: "Callable[[int, int], Image]", start: Start | None, settings:
     return start.seen(make(*start.whole.size), settings.width, settings.height)
 
 
-def _note_what_is_not_read(family: Family, pipeline: Any, settings: GenerateSettings, work: Work) -> None:
-    if settings.negative_prompt and not family.guides(settings):
-        name = "true CFG" if "true_cfg" in family.spec.supports else "CFG"
-        work.note(f"The negative prompt has no effect at {name} 1: choose more.")
-    tokenizer, most = family.reads(pipeline)
+def _note_what_is_not_read(pipeline: Any, settings: GenerateSettings, base: Base, work: Work) -> None:
+    if settings.guidance_scale != 1 and (reason := why_not_guidance(base)):
+        work.note(reason)
+    if settings.negative_prompt and (reason := why_not_negative_prompt(settings, base)):
+        work.note(reason)
+    tokenizer, most = families.family(base.family).reads(pipeline)
     for name, text in (("prompt", settings.prompt), ("negative prompt", settings.negative_prompt)):
         tokens = len(tokenizer(text).input_ids)
         if tokens > most:

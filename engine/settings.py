@@ -31,9 +31,10 @@ SchedulerName = Literal[
     "lcm",
 ]
 StepCacheName = Literal["none", "first_block", "mag"]
+AttentionName = Literal["auto", "math", "cudnn", "flash", "flash_3", "sage"]
 StyleTarget = Literal["all", "style", "layout"]
 Task = Literal["text_to_image", "image_to_image", "inpainting"]
-MemoryChoice = Literal["auto", "fast", "tiled", "offload", "8bit", "4bit", "least"]
+MemoryChoice = Literal["auto", "fast", "tiled", "offload", "int8", "8bit", "4bit", "least"]
 TrainingMemoryChoice = Literal["auto", "fast", "recompute", "8bit", "4bit"]
 MAX_SEED = 2**32 - 1
 
@@ -249,6 +250,8 @@ class GenerateSettings(Settings):
     styles: tuple[StyleUse, ...] = ()
     start: StartImage | None = None
     memory: MemoryChoice = "auto"
+    attention: AttentionName = "auto"
+    compile: bool = False
 
     @property
     def task(self) -> Task:

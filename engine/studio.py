@@ -27,6 +27,7 @@ from engine.recipe import Recipe, read_png
 from engine.samples import Samples, load_samples
 from engine.scores import Ranked, Score, rank
 from engine.settings import (
+    AttentionName,
     CaptionSettings,
     ControlUse,
     CropBox,
@@ -180,8 +181,10 @@ class Studio:
 
     def train(self, settings: TrainSettings) -> Job:
         """Start a training in its own process; the device is given back to it first."""
+        from engine.abilities import require_trainable
+
         datasets.require_trainable(self.dataset(settings.dataset))
-        families.base(settings.base).require_trainable(text_encoder=settings.text_encoder_learning_rate > 0)
+        require_trainable(settings, families.base(settings.base))
         self.workspace.require_room()
         self.models.release_all()
         request = {"settings": settings.to_dict(), "workspace": str(self.workspace.root)}
@@ -192,6 +195,12 @@ class Studio:
         from engine.presets import training_preset
 
         return training_preset(goal, base, quality)
+
+    def why_not_text_encoder(self, base: str) -> str:
+        """Why the text encoder of a base cannot learn with a LoRA, in a sentence; empty when it can."""
+        from engine.abilities import why_not_text_encoder
+
+        return why_not_text_encoder(families.base(base))
 
     def few_steps(self, loras: Sequence[str], base: str) -> FewSteps | None:
         """How pictures are made with this stack, if a LoRA in it was distilled to take few steps."""
@@ -269,11 +278,35 @@ class Studio:
 
         return why_not_task(task, families.base(base))
 
+    def why_not_guidance(self, base: str) -> str:
+        """Why CFG has no effect on a base, in a sentence; empty when it has."""
+        from engine.abilities import why_not_guidance
+
+        return why_not_guidance(families.base(base))
+
+    def why_not_negative_prompt(self, settings: GenerateSettings) -> str:
+        """Why the negative prompt has no effect on a picture, in a sentence; empty when it has."""
+        from engine.abilities import why_not_negative_prompt
+
+        return why_not_negative_prompt(settings, families.base(settings.base))
+
     def why_not_guidance_interval(self, base: str) -> str:
         """Why a base cannot be guided for a part of the steps, in a sentence; empty when it can."""
         from engine.abilities import why_not_guidance_interval
 
         return why_not_guidance_interval(families.base(base))
+
+    def why_not_attention(self, name: AttentionName, base: str) -> str:
+        """Why a kernel cannot compute attention for a base here, in a sentence; empty when it can."""
+        from engine.abilities import why_not_attention
+
+        return why_not_attention(name, families.base(base))
+
+    def why_not_compile(self, settings: GenerateSettings) -> str:
+        """Why blocks cannot be compiled here for such a picture, in a sentence; empty when they can."""
+        from engine.abilities import why_not_compile
+
+        return why_not_compile(settings, families.base(settings.base))
 
     def step_caches(self, base: str) -> tuple[StepCacheName, ...]:
         """The step caches that a base can be run with."""

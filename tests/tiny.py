@@ -138,19 +138,38 @@ def make_tiny_sdxl(folder: Path) -> Path:
     return folder
 
 
+def save_union_controlnet(folder: Path) -> None:
+    """Write a ControlNet for several kinds of maps into `folder`, which fits `make_tiny_sdxl`."""
+    import torch
+    from diffusers import ControlNetUnionModel
+
+    sizes = {name: SDXL_UNET[name] for name in SDXL_UNET if not name.startswith(("up_", "out_", "sample"))}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        width: dict[str, Any] = {"num_trans_channel": 16, "num_trans_head": 2, "num_proj_channel": 16}
+        union: Any = ControlNetUnionModel(**sizes, **width, conditioning_embedding_out_channels=(8, 8, 8, 16))
+        for parameter in union.parameters():
+            if not parameter.any() and parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)  # as it is made, it does nothing
+        union.save_pretrained(folder)
+
+
 def make_tiny_lora(
     base_folder: Path, path: Path, *, rank: int = 4, alpha: int = 2, text_encoder: bool = False, seed: int = 1
 ) -> Path:
     """Write a random LoRA for a tiny base, as plain diffusers saves it, and return `path`."""
     import torch
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
     from diffusers.training_utils import _collate_lora_metadata
     from peft import LoraConfig, get_peft_model_state_dict
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+    is_xl = (base_folder / "text_encoder_2").is_dir()
     targets: dict[str, Any] = {"unet": (UNet2DConditionModel, ["to_k", "to_q", "to_v", "to_out.0"])}
     if text_encoder:
         targets["text_encoder"] = (CLIPTextModel, ["q_proj", "k_proj", "v_proj", "out_proj"])
+        if is_xl:
+            targets["text_encoder_2"] = (CLIPTextModelWithProjection, targets["text_encoder"][1])
     models: dict[str, Any] = {}
     layers: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
@@ -161,9 +180,8 @@ def make_tiny_lora(
             for parameter in (p for p in model.parameters() if p.requires_grad):
                 torch.nn.init.normal_(parameter, std=0.1)  # peft starts with B = 0: no effect
             layers[f"{name}_lora_layers"] = get_peft_model_state_dict(model)
-    StableDiffusionPipeline.save_lora_weights(
-        path.parent, weight_name=path.name, **layers, **_collate_lora_metadata(models)
-    )
+    pipeline: Any = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+    pipeline.save_lora_weights(path.parent, weight_name=path.name, **layers, **_collate_lora_metadata(models))
     return path
 
 

@@ -69,6 +69,7 @@ MEMORY = (
     ("Everything on the device", "fast"),
     ("Decoded in tiles", "tiled"),
     ("CPU offload", "offload"),
+    ("8 bit", "int8"),
     ("8 bit, CPU offload", "8bit"),
     ("4 bit, CPU offload", "4bit"),
     ("One layer at a time", "least"),
@@ -79,6 +80,15 @@ TRAINING_MEMORY = (
     ("Gradient checkpointing", "recompute"),
     ("8 bit, gradient checkpointing", "8bit"),
     ("4 bit, gradient checkpointing", "4bit"),
+)
+
+ATTENTION = (
+    ("As PyTorch does", "auto"),
+    ("cuDNN", "cudnn"),
+    ("FlashAttention 2", "flash"),
+    ("FlashAttention 3", "flash_3"),
+    ("SageAttention, 8 bit", "sage"),
+    ("Plain, slow", "math"),
 )
 
 STEP_CACHES = (("None", "none"), ("First block", "first_block"), ("MagCache", "mag"))
@@ -100,6 +110,8 @@ GENERATE = {
     "step_cache_threshold": Field(
         label="Threshold", info="More is faster and less exact", low=0.01, high=0.5, step=0.01
     ),
+    "attention": Field(label="Attention", info="Which kernel computes it", choices=ATTENTION),
+    "compile": Field(label="Compile", info="The first picture takes minutes longer, those after it less"),
     "seed": Field(label="Seed", info="The same seed gives the same picture", low=0, high=MAX_SEED, typed=True),
     "width": Field(label="Width", info="px", low=64, high=2048, step=8, typed=True),
     "height": Field(label="Height", info="px", low=64, high=2048, step=8, typed=True),

@@ -1,4 +1,5 @@
-"""Guidance for a part of the steps, and step caches, on the Generate tab: what makes a picture faster.
+"""Guidance for a part of the steps, step caches, kernels for attention, and compiled blocks, on the Generate tab: what
+makes a picture faster.
 
 What a base lacks is greyed, with the reason.
 """
@@ -7,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from engine.settings import GenerateSettings, StepCacheName
+from engine.settings import AttentionName, GenerateSettings, StepCacheName
 from ui import form
-from ui.cards import Plain, sentence
+from ui.cards import Plain, listing
 from ui.page import Page
 
 NO_CACHE = "This base has none: step caches are for transformers, such as Flux."
@@ -24,34 +25,45 @@ class Speed:
         with gr.Row():
             self._ask("step_cache", elem_id="step-cache")
             self._ask("step_cache_threshold")
+        with gr.Row():
+            self._ask("attention", elem_id="attention")
+            self._ask("compile", elem_id="compile")
         self.notes = Plain(elem_id="speed-notes")
 
     def _ask(self, name: str, **kwargs: Any) -> None:
         self.inputs[name] = form.build(GenerateSettings, name, min_width=160, **kwargs)
 
     def wire(self) -> None:
-        names = ("guidance_start", "guidance_end", "step_cache", "step_cache_threshold")
+        names = ("guidance_start", "guidance_end", "step_cache", "step_cache_threshold", "attention", "compile")
         layouts = {name: part for name, part in self.inputs.items() if name.startswith("controls.") and "image" in name}
-        cache = self.inputs["step_cache"]
+        named = {name: self.inputs[name] for name in ("step_cache", "attention")}
+        chosen = {"base": self.page.base, **named, **layouts}
         self.page.on(
-            [self.page.app.load, self.page.base.change, cache.change, *(image.change for image in layouts.values())],
+            [self.page.app.load, *(component.change for component in chosen.values())],
             self.describe,
-            inputs={"base": self.page.base, "step_cache": cache, **layouts},
+            inputs=chosen,
             outputs=[self.inputs[name] for name in names],
             notice=self.notes,
             trigger_mode="always_last",
         )
 
-    def describe(self, *, base: str, step_cache: StepCacheName, **layouts: str) -> dict[Any, Any]:
-        """What the base cannot do is greyed and set to do nothing; what stands in a cache's way is said."""
+    def describe(
+        self, *, base: str, step_cache: StepCacheName, attention: AttentionName, **layouts: str
+    ) -> dict[Any, Any]:
+        """What the base cannot do is greyed and set to do nothing; what stands in the way of a choice is said."""
         why_not, caches = self.studio.why_not_guidance_interval(base), self.studio.step_caches(base)
         choices = [(title, name) for title, name in form.STEP_CACHES if name in ("none", *caches)]
         in_use = step_cache in caches
         is_off = in_use and any(layouts.values())
-        said = "The step cache is off while there is a layout: with it, the layout may not hold."
+        no_kernel = self.studio.why_not_attention("math", base)  # which takes neither a package nor a GPU
+        asked = GenerateSettings(prompt="-", base=base, step_cache=step_cache if in_use else "none")
+        said = [
+            "The step cache is off while there is a layout: with it, the layout may not hold." if is_off else "",
+            "" if no_kernel else self.studio.why_not_attention(attention, base),
+        ]
         return {
-            self.inputs["guidance_start"]: self._limit("guidance_start", 0.0, why_not),
-            self.inputs["guidance_end"]: self._limit("guidance_end", 1.0, why_not),
+            self.inputs["guidance_start"]: self._unless(why_not, "guidance_start", 0.0),
+            self.inputs["guidance_end"]: self._unless(why_not, "guidance_end", 1.0),
             self.inputs["step_cache"]: gr.Dropdown(
                 choices,
                 value=step_cache if in_use else "none",
@@ -59,10 +71,13 @@ class Speed:
                 info=form.GENERATE["step_cache"].info if caches else NO_CACHE,
             ),
             self.inputs["step_cache_threshold"]: gr.Slider(visible=in_use),
-            self.notes: sentence(said, "warn") if is_off else "",
+            self.inputs["attention"]: self._unless(no_kernel, "attention", "auto"),
+            self.inputs["compile"]: self._unless(self.studio.why_not_compile(asked), "compile", False),
+            self.notes: listing(("warn", one) for one in said if one),
         }
 
-    def _limit(self, name: str, whole: float, why_not: str) -> gr.Slider:
+    def _unless(self, why_not: str, name: str, nothing: Any) -> Any:
+        """How a setting is shown: greyed, with the reason, and set to do `nothing` where it cannot be."""
         if why_not:
-            return gr.Slider(value=whole, interactive=False, info=why_not)
-        return gr.Slider(interactive=True, info=form.GENERATE[name].info)
+            return gr.update(value=nothing, interactive=False, info=why_not)
+        return gr.update(interactive=True, info=form.GENERATE[name].info)

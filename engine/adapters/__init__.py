@@ -50,13 +50,14 @@ def attach(
     loras: Sequence[Lora] = (),
     controls: Sequence[Control] = (),
     styles: Sequence[Style] = (),
+    in_slots: bool = False,
 ) -> Iterator[Attached]:
-    """Attach to the base for the length of the body."""
+    """Attach to the base for the length of the body. `in_slots`, so that blocks may be compiled; see `attach_loras`."""
     with ExitStack() as stack:
         switches: list[Switch] = []
         beginnings: list[Beginning] = []
         if loras:
-            switches.append(stack.enter_context(attach_loras(parts, loras)))
+            switches.append(stack.enter_context(attach_loras(parts, loras, in_slots=in_slots)))
         if controls:
             steering = stack.enter_context(attach_controls(parts, controls))
             beginnings.append(steering.begin)

@@ -14,16 +14,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from engine.errors import BadSettings, MissingModel
+from engine.errors import MissingModel
 from engine.families.components import Components, Embeds, IPAdapter
 from engine.settings import GenerateSettings, SchedulerName, StepCacheName, StyleTarget, Task
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
 Objective = Literal["denoising", "flow", "flow to clean"]
 """What a denoiser learns in training; see `engine.training.objective`."""
+
+Guidance = Literal["two passes", "told", "none"]
+"""How the CFG of a base acts: by a second pass with the negative prompt; as a number that a denoiser is told which was
+distilled from guided pictures; or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +40,10 @@ class FamilySpec:
 
     A base of the family is known by its pipeline's class in diffusers, `pipeline`, and as a checkpoint in one file by
     how the names of its tensors begin, `checkpoint`: with each of these. `text_encoders` are its parts that read text,
-    with their classes in transformers. `denoiser` is the part that is run at every step. Sides of pictures are
-    multiples of `side_step_px`; `precision` is the half that the weights bear. `img2img` and `inpaint` are the classes
-    of its pipelines that start from a picture, empty where diffusers has none.
+    with their classes in transformers, and `trained_text_encoders` those of them that its LoRAs have a part for.
+    `denoiser` is the part that is run at every step. Sides of pictures are multiples of `side_step_px`; `precision` is
+    the half that the weights bear. `img2img` and `inpaint` are the classes of its pipelines that start from a picture,
+    empty where diffusers has none.
 
     `original_layers` are the layers of the denoiser as its first code calls them, which kohya and ComfyUI go by, with
     those of diffusers that each of them holds, one below the other; "{}" stands for the number of a block. Where all
@@ -49,6 +55,7 @@ class FamilySpec:
     pipeline: str
     denoiser: Literal["unet", "transformer"] = "unet"
     text_encoders: Mapping[str, str]
+    trained_text_encoders: tuple[str, ...] = ()
     checkpoint: tuple[str, ...]
     vae_scale: int
     side_step_px: int = 8
@@ -82,7 +89,8 @@ class Base:
     diffusers' layout, or a checkpoint in one `.safetensors` file, which takes what it does not hold from the base at
     `companion`. `variant` is in the names of the weight files of a folder, such as "fp16". `schedule` is what a
     checkpoint needs otherwise in its family's noise schedule. `normals_point_left` says that its ControlNet for normal
-    maps was trained with red for the left, as NormalBae draws them.
+    maps was trained with red for the left, as NormalBae draws them. `architecture` is how LoRA files name the base in
+    `modelspec.architecture`, where that is not as they name its family.
 
     Bases of one family are told apart by `marks`, how the names of further tensors begin that a checkpoint has, and by
     `configured`, what the configurations of pipeline and denoiser say.
@@ -98,11 +106,13 @@ class Base:
     default_size_px: int
     default_steps: int
     default_guidance: float
+    guidance: Guidance = "two passes"
     guidance_rescale: float = 0.0
     variant: str | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
     controlnets: Mapping[str, str] = field(default_factory=dict)
     normals_point_left: bool = False
+    architecture: str | None = None
     ip_adapter: str | None = None
     image_encoder: str | None = None
     captioner: str | None = None
@@ -130,14 +140,6 @@ class Base:
         if self.ip_adapter is None:
             raise MissingModel(f"{self.title} has no style adapter.", "Remove the reference, or choose another base.")
         return self.ip_adapter
-
-    def require_trainable(self, text_encoder: bool) -> None:
-        """Raises: BadSettings when a LoRA on the text encoder is asked for and the family has none."""
-        if text_encoder and "text_encoder_lora" not in self.spec.supports:
-            raise BadSettings(
-                f"The text encoders of {self.title} are not trained here.",
-                "Set the learning rate of the text encoder to 0, or choose another base.",
-            )
 
     def weights(self, part: str) -> str:
         """The pattern that the weight files of a part match, in the folder of the base."""
@@ -179,7 +181,7 @@ class Family(Protocol):
         """Let the scheduler say what timesteps it would take, how many at least."""
         ...
 
-    def guides(self, settings: GenerateSettings) -> bool:
+    def guides(self, settings: GenerateSettings, base: Base) -> bool:
         """Whether a picture with these settings is guided away from a negative prompt."""
         ...
 
@@ -190,6 +192,11 @@ class Family(Protocol):
             embeds: of the prompts, and of the negative ones if it `guides`, as `guided` puts them together.
             styles: embeddings of the references, as `engine.adapters.ip_adapter.embed` gives them.
         """
+        ...
+
+    def started(self, pipeline: Any, image: "Image", mask: "Image | None", strength: float) -> dict[str, Any]:
+        """What the pipeline of the task is called with besides, to start from a picture and draw anew where the mask is
+        white. Both have the size of the picture."""
         ...
 
     def predict(self, parts: Any, noisy: "Tensor", timesteps: "Tensor", embeds: Embeds, sizes: "Tensor") -> "Tensor":

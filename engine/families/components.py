@@ -43,7 +43,9 @@ class Components(ABC):
 
         The mean of the autoencoder's posterior; with a `generator` a draw from it.
         """
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        from diffusers.utils.torch_utils import get_module_execution_device  # which offloading keeps apart from its own
+
+        posterior = self.vae.encode(pixels.to(get_module_execution_device(self.vae), self.vae.dtype)).latent_dist
         latents = posterior.sample(generator) if generator else posterior.mode()
         shift = getattr(self.vae.config, "shift_factor", None) if is_shifted else None
         return (latents - (shift or 0.0)) * self.vae.config.scaling_factor

@@ -20,16 +20,17 @@ COPY = "control_"
 Shape = tuple[int, ...]
 
 
-def require_fitting(file: Path, layers: Mapping[str, Shape], title: str) -> None:
+def require_fitting(folder: Path, shapes: Mapping[str, Shape], layers: Mapping[str, Shape], title: str) -> None:
     """Raises: BadModel when a ControlNet was made for another base than the one that people call `title`.
 
     Args:
-        file: the weights of a ControlNet, safetensors.
+        folder: where the ControlNet is.
+        shapes: those of its tensors, by name.
         layers: the shape of the weight of every layer of the base's denoiser, by name.
     """
-    if why := misfit(read_shapes(file), layers):
+    if why := misfit(shapes, layers):
         raise BadModel(
-            f"The ControlNet in {file.parent.name} was not made for {title}: {why}.",
+            f"The ControlNet in {folder.name} was not made for {title}: {why}.",
             "Put one there that was made for this base, or take the layout away.",
         )
 

@@ -36,6 +36,7 @@ SPEC = FamilySpec(
     inpaint="FluxInpaintPipeline",
     denoiser="transformer",
     text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
+    trained_text_encoders=("text_encoder",),
     checkpoint=("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "vector_in.in_layer.weight"),
     vae_scale=8,
     side_step_px=16,
@@ -47,7 +48,9 @@ SPEC = FamilySpec(
         *("attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out"),
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     ),
-    supports=frozenset({"controlnet", "ip_adapter", "negative_prompt", "true_cfg"}),
+    supports=frozenset(
+        {"controlnet", "ip_adapter", "negative_prompt", "true_cfg", "attention_kernels", "compiled_blocks"}
+    ),
     style_targets=("all",),
     step_caches=("first_block", "mag"),
     original_layers={
@@ -75,6 +78,7 @@ SPEC = FamilySpec(
         "vector_in.out_layer": ("time_text_embed.text_embedder.linear_2",),
         "guidance_in.in_layer": ("time_text_embed.guidance_embedder.linear_1",),
         "guidance_in.out_layer": ("time_text_embed.guidance_embedder.linear_2",),
+        "final_layer.adaLN_modulation.1": ("norm_out.linear",),
         "final_layer.linear": ("proj_out",),
     },
     modelspec_architecture="flux-1-dev/lora",
@@ -95,6 +99,7 @@ def dev() -> Base:
         default_size_px=1024,
         default_steps=28,
         default_guidance=3.5,
+        guidance="told",
         controlnets=dict.fromkeys(CONTROL_MODES, union),
         ip_adapter="XLabs-AI/flux-ip-adapter/ip_adapter.safetensors",
         image_encoder="openai/clip-vit-large-patch14",
@@ -122,6 +127,7 @@ def schnell() -> Base:
         default_size_px=1024,
         default_steps=4,
         default_guidance=1.0,
+        guidance="none",
     )
 
 
@@ -204,7 +210,7 @@ class Flux(TransformerFamily):
         embeds, pooled, _ = pipeline.encode_prompt([text or "" for text in texts], None, pipeline.device)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
-    def guides(self, settings: GenerateSettings) -> bool:
+    def guides(self, settings: GenerateSettings, base: Base) -> bool:
         return settings.true_cfg_scale > 1
 
     def reads(self, pipeline: Any) -> tuple[Any, int]:

@@ -1,7 +1,8 @@
 """FLUX.2 [klein] of Black Forest Labs.
 
 Two streams, of picture and text, go on as one, as in Flux.1; the language model Qwen3 reads the prompt, of which three
-of its layers are taken. The autoencoder's latents are taken 2 by 2 and normalized channel by channel.
+of its layers are taken. The autoencoder's latents are taken 2 by 2 and normalized channel by channel. A picture to
+start from is also looked at as it is, as one of the references that the model was trained on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from engine.settings import GenerateSettings
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
 MAX_TOKENS = 512
@@ -24,6 +26,8 @@ SPEC = FamilySpec(
     name="flux2",
     title="FLUX.2 klein",
     pipeline="Flux2KleinPipeline",
+    img2img="Flux2KleinInpaintPipeline",
+    inpaint="Flux2KleinInpaintPipeline",
     denoiser="transformer",
     text_encoders={"text_encoder": "Qwen3ForCausalLM"},
     checkpoint=("double_stream_modulation_img.", "single_blocks.0.linear1.weight"),
@@ -36,7 +40,7 @@ SPEC = FamilySpec(
         *("to_k", "to_q", "to_v", "to_out.0", "to_qkv_mlp_proj"),
         *(f"single_transformer_blocks.{n}.attn.to_out" for n in range(MOST_SINGLE_BLOCKS)),
     ),
-    supports=frozenset({"negative_prompt"}),
+    supports=frozenset({"negative_prompt", "attention_kernels", "compiled_blocks"}),
     style_targets=(),
     original_layers={
         "double_blocks.{}.img_attn.qkv": tuple(f"transformer_blocks.{{}}.attn.to_{x}" for x in "qkv"),
@@ -56,9 +60,10 @@ SPEC = FamilySpec(
         "double_stream_modulation_img.lin": ("double_stream_modulation_img.linear",),
         "double_stream_modulation_txt.lin": ("double_stream_modulation_txt.linear",),
         "single_stream_modulation.lin": ("single_stream_modulation.linear",),
+        "final_layer.adaLN_modulation.1": ("norm_out.linear",),
         "final_layer.linear": ("proj_out",),
     },
-    modelspec_architecture="flux-2-klein/lora",
+    modelspec_architecture="flux.2-klein-4b/lora",
     ss_base_model_version="flux2",
 )
 
@@ -74,6 +79,7 @@ def klein() -> Base:
         default_size_px=1024,
         default_steps=4,
         default_guidance=1.0,
+        guidance="none",
     )
 
 
@@ -86,6 +92,7 @@ def klein_base() -> Base:
         configured={"is_distilled": False},
         default_steps=50,
         default_guidance=4.0,
+        guidance="two passes",
     )
 
 
@@ -98,9 +105,10 @@ class Flux2Components(TransformerComponents):
     ) -> "Tensor":
         import torch
         from diffusers import Flux2KleinPipeline
+        from diffusers.utils.torch_utils import get_module_execution_device
 
         vae = self.vae
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        posterior = vae.encode(pixels.to(get_module_execution_device(vae), vae.dtype)).latent_dist
         latents = Flux2KleinPipeline._patchify_latents(posterior.sample(generator) if generator else posterior.mode())
         mean = vae.bn.running_mean.reshape(1, -1, 1, 1).to(latents)
         deviation = torch.sqrt(vae.bn.running_var.reshape(1, -1, 1, 1) + vae.config.batch_norm_eps).to(latents)
@@ -110,8 +118,10 @@ class Flux2Components(TransformerComponents):
         self, scheduler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: tuple[Any, ...]
     ) -> "Tensor":
         tokens = kwargs["hidden_states"] - kwargs["timestep"].reshape(-1, 1, 1) * output[0]
-        rows = int(kwargs["img_ids"][0, :, 1].max()) + 1
-        return tokens[-1:].mT.unflatten(2, (rows, -1))
+        ids = kwargs["img_ids"][0]
+        drawn = ids[:, 0] == 0  # the others are of the start
+        rows = int(ids[drawn, 1].max()) + 1
+        return tokens[-1:, drawn].mT.unflatten(2, (rows, -1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +135,20 @@ class Flux2(TransformerFamily):
 
     def arguments(self, settings: GenerateSettings, embeds: Embeds, styles: "Sequence[Tensor]") -> dict[str, Any]:
         return {**embeds, "guidance_scale": settings.guidance_scale}
+
+    def started(self, pipeline: Any, image: "Image", mask: "Image | None", strength: float) -> dict[str, Any]:
+        """As latents, for larger pictures would be made smaller. One pipeline does both: without a mask all is drawn
+        anew."""
+        import torch
+        from diffusers.utils.torch_utils import get_module_execution_device
+        from PIL import Image
+
+        vae, pixels = pipeline.vae, pipeline.image_processor.preprocess(image)
+        with torch.no_grad():
+            latents = vae.encode(pixels.to(get_module_execution_device(vae), vae.dtype)).latent_dist.mode()
+        return super().started(
+            pipeline, pipeline._patchify_latents(latents), mask or Image.new("L", image.size, "white"), strength
+        )
 
     def predict(
         self, parts: Flux2Components, noisy: "Tensor", timesteps: "Tensor", embeds: Embeds, sizes: "Tensor"

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import MissingModel
 from engine.families.base import Base, FamilySpec, fetched
 from engine.families.components import Components, Embeds, IPAdapter
-from engine.families.fit import require_fitting
+from engine.families.fit import read_shapes, require_fitting
 from engine.settings import GenerateSettings, SchedulerName, Task
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
 CONFIGURATIONS = Path(__file__).parent.parent.parent / "presets" / "checkpoints"
@@ -107,13 +108,19 @@ class PipelineFamily(ABC):
                 break
         else:
             raise MissingModel(f"There are no safetensors weights in {source}.", "Choose another base.")
-        require_fitting(folder / name, self._denoiser_layers(base), base.title)
-        controlnet: Any = getattr(diffusers, self.controlnet).from_pretrained(
+        require_fitting(folder, read_shapes(folder / name), self.denoiser_layers(base), base.title)
+        class_name = self.controlnet_class(json.loads((folder / "config.json").read_text()))
+        controlnet: Any = getattr(diffusers, class_name).from_pretrained(
             folder, variant=variant, dtype=dtype, use_safetensors=True
         )
         return controlnet.to(device).eval().requires_grad_(False)
 
-    def _denoiser_layers(self, base: Base) -> dict[str, tuple[int, ...]]:
+    def controlnet_class(self, config: Mapping[str, Any]) -> str:
+        """The class in diffusers of a ControlNet with this configuration."""
+        return self.controlnet
+
+    def denoiser_layers(self, base: Base) -> dict[str, tuple[int, ...]]:
+        """Of `layers` those of the denoiser, by their names in it."""
         part = f"{self.spec.denoiser}."
         return {name.removeprefix(part): shape for name, shape in self.layers(base).items() if name.startswith(part)}
 
@@ -188,8 +195,8 @@ class PipelineFamily(ABC):
     @abstractmethod
     def encode(self, pipeline: Any, texts: Sequence[str | None]) -> Embeds: ...
 
-    def guides(self, settings: GenerateSettings) -> bool:
-        return settings.guidance_scale > 1
+    def guides(self, settings: GenerateSettings, base: Base) -> bool:
+        return base.guidance == "two passes" and settings.guidance_scale > 1
 
     def reads(self, pipeline: Any) -> tuple[Any, int]:
         return pipeline.tokenizer, pipeline.tokenizer.model_max_length
@@ -199,6 +206,9 @@ class PipelineFamily(ABC):
 
     @abstractmethod
     def arguments(self, settings: GenerateSettings, embeds: Embeds, styles: "Sequence[Tensor]") -> dict[str, Any]: ...
+
+    def started(self, pipeline: Any, image: Any, mask: "Image | None", strength: float) -> dict[str, Any]:
+        return {"image": image, "strength": strength} | ({"mask_image": mask} if mask else {})
 
     @abstractmethod
     def predict(

@@ -38,7 +38,7 @@ SPEC = FamilySpec(
     objective="flow",
     schedulers=SCHEDULERS,
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
-    supports=frozenset({"controlnet", "negative_prompt"}),
+    supports=frozenset({"controlnet", "negative_prompt", "attention_kernels", "compiled_blocks"}),
     step_caches=("first_block",),
     style_targets=(),
     modelspec_architecture="qwen-image/lora",
@@ -67,9 +67,11 @@ class QwenImageComponents(TransformerComponents):
         self, pixels: "Tensor", generator: "torch.Generator | None" = None, *, is_shifted: bool = True
     ) -> "Tensor":
         import torch
+        from diffusers.utils.torch_utils import get_module_execution_device
 
         config = self.vae.config
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype).unsqueeze(2)).latent_dist
+        pixels = pixels.to(get_module_execution_device(self.vae), self.vae.dtype)
+        posterior = self.vae.encode(pixels.unsqueeze(2)).latent_dist
         latents = posterior.sample(generator) if generator else posterior.mode()
         mean, deviation = (
             torch.tensor(values, device=latents.device).reshape(1, -1, 1, 1, 1)

@@ -14,6 +14,7 @@ SPEC = FamilySpec(
     img2img="StableDiffusionImg2ImgPipeline",
     inpaint="StableDiffusionInpaintPipeline",
     text_encoders={"text_encoder": "CLIPTextModel"},
+    trained_text_encoders=("text_encoder",),
     checkpoint=(
         "model.diffusion_model.input_blocks.0.0.weight",
         "first_stage_model.decoder.conv_in.weight",
@@ -22,7 +23,7 @@ SPEC = FamilySpec(
     vae_scale=8,
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
     supports=frozenset(
-        {"controlnet", "ip_adapter", "style_masks", "negative_prompt", "guidance_interval", "text_encoder_lora"}
+        {"controlnet", "ip_adapter", "style_masks", "negative_prompt", "guidance_interval", "compiled_blocks"}
     ),
     style_targets=("all", "style", "layout"),
     style_blocks={"style": ("up_blocks.1",), "layout": ("down_blocks.2", "mid_block")},

@@ -32,6 +32,7 @@ SPEC = FamilySpec(
         "text_encoder_2": "CLIPTextModelWithProjection",
         "text_encoder_3": "T5EncoderModel",
     },
+    trained_text_encoders=("text_encoder", "text_encoder_2"),
     checkpoint=("joint_blocks.0.x_block.attn.qkv.weight", "y_embedder.mlp.0.weight"),
     vae_scale=8,
     side_step_px=16,
@@ -57,11 +58,14 @@ SPEC = FamilySpec(
         "joint_blocks.{}.context_block.mlp.fc1": ("transformer_blocks.{}.ff_context.net.0.proj",),
         "joint_blocks.{}.context_block.mlp.fc2": ("transformer_blocks.{}.ff_context.net.2",),
         "joint_blocks.{}.x_block.adaLN_modulation.1": ("transformer_blocks.{}.norm1.linear",),
+        "joint_blocks.{}.context_block.adaLN_modulation.1": ("transformer_blocks.{}.norm1_context.linear",),
         "t_embedder.mlp.0": ("time_text_embed.timestep_embedder.linear_1",),
         "t_embedder.mlp.2": ("time_text_embed.timestep_embedder.linear_2",),
         "y_embedder.mlp.0": ("time_text_embed.text_embedder.linear_1",),
         "y_embedder.mlp.2": ("time_text_embed.text_embedder.linear_2",),
         "x_embedder.proj": ("pos_embed.proj",),
+        "final_layer.adaLN_modulation.1": ("norm_out.linear",),
+        "final_layer.linear": ("proj_out",),
     },
     modelspec_architecture="stable-diffusion-v3.5-large/lora",
     ss_base_model_version="sd3",
@@ -94,6 +98,7 @@ def medium() -> Base:
         source="stabilityai/stable-diffusion-3.5-medium",
         marks=("joint_blocks.0.x_block.attn2.qkv.weight",),
         configured={"dual_attention_layers": list(range(13))},
+        architecture="stable-diffusion-v3.5-medium/lora",
         default_size_px=1024,
         default_steps=40,
         default_guidance=4.5,
@@ -170,7 +175,7 @@ class StableDiffusion3(TransformerFamily):
         return {
             **embeds,
             "guidance_scale": settings.guidance_scale,
-            "ip_adapter_image_embeds": seen if seen is None or self.guides(settings) else seen[1:],
+            "ip_adapter_image_embeds": seen if seen is None or "negative_prompt_embeds" in embeds else seen[1:],
         }
 
     def predict(

@@ -4,12 +4,12 @@ The UNet looks at the second-to-last layers of two CLIP text encoders side by si
 second encoder's summary of the text (pooled), and the size, crop and target size of the picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.families.base import Base, FamilySpec
-from engine.families.components import Embeds
+from engine.families.components import Conditioned, Embeds
 from engine.families.unet import UNetComponents, UNetFamily
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ SPEC = FamilySpec(
     img2img="StableDiffusionXLImg2ImgPipeline",
     inpaint="StableDiffusionXLInpaintPipeline",
     text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"},
+    trained_text_encoders=("text_encoder", "text_encoder_2"),
     checkpoint=(
         "model.diffusion_model.input_blocks.0.0.weight",
         "model.diffusion_model.label_emb.",
@@ -31,12 +32,21 @@ SPEC = FamilySpec(
     ),
     vae_scale=8,
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
-    supports=frozenset({"controlnet", "ip_adapter", "style_masks", "negative_prompt", "guidance_interval"}),
+    supports=frozenset(
+        {"controlnet", "ip_adapter", "style_masks", "negative_prompt", "guidance_interval", "compiled_blocks"}
+    ),
     style_targets=("all", "style", "layout"),
     style_blocks={"style": ("up_blocks.0.attentions.1",), "layout": ("down_blocks.2.attentions.1",)},
     modelspec_architecture="stable-diffusion-xl-v1-base/lora",
     ss_base_model_version="sdxl_base_v1-0",
 )
+
+
+CONTROL_TYPES = {
+    **{"openpose": 0, "depth": 1, "softedge": 2, "scribble": 2},
+    **{"canny": 3, "lineart": 3, "lines": 3, "normal": 4, "segmentation": 5},
+}
+"""How ControlNets for several kinds of maps call them: https://github.com/xinsir6/ControlNetPlus."""
 
 
 @dataclass(kw_only=True)
@@ -46,6 +56,15 @@ class SDXLComponents(UNetComponents):
     text_encoder_2: Any
     tokenizer_2: Any
     force_zeros_for_empty_prompt: bool
+
+    def shown(self, control: Conditioned, condition: "Tensor") -> dict[str, Any]:
+        count = control.controlnet.config.get("num_control_type")
+        if count is None:
+            return super().shown(control, condition)
+        control_type = CONTROL_TYPES[control.kind]
+        types = condition.new_zeros(len(condition), count)
+        types[:, control_type] = 1
+        return {"controlnet_cond": [condition], "control_type": types, "control_type_idx": [control_type]}
 
 
 def base() -> Base:
@@ -69,6 +88,10 @@ def base() -> Base:
 
 
 class StableDiffusionXL(UNetFamily):
+    def controlnet_class(self, config: Mapping[str, Any]) -> str:
+        is_for_several = "num_control_type" in config or "Union" in config["_class_name"]
+        return "ControlNetUnionModel" if is_for_several else self.controlnet
+
     def encode(self, pipeline: Any, texts: Sequence[str | None]) -> Embeds:
         import torch
 

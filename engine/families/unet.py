@@ -73,12 +73,16 @@ class UNetComponents(Components):
                 sample,
                 timestep,
                 encoder_hidden_states=kwargs["encoder_hidden_states"],
-                controlnet_cond=control.condition.to(sample.device).repeat(len(sample), 1, 1, 1),
+                **self.shown(control, control.condition.to(sample.device).repeat(len(sample), 1, 1, 1)),
                 conditioning_scale=control.strength,
                 added_cond_kwargs=kwargs.get("added_cond_kwargs"),
                 return_dict=False,
             )
         return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": middle}
+
+    def shown(self, control: Conditioned, condition: "Tensor") -> dict[str, Any]:
+        """A map for each picture of the batch as arguments of its ControlNet."""
+        return {"controlnet_cond": condition}
 
 
 @contextmanager
@@ -131,7 +135,7 @@ class UNetFamily(PipelineFamily):
         return {
             **embeds,
             "guidance_scale": settings.guidance_scale,
-            "ip_adapter_image_embeds": [e if self.guides(settings) else e[1:] for e in styles] or None,
+            "ip_adapter_image_embeds": [e if "negative_prompt_embeds" in embeds else e[1:] for e in styles] or None,
         }
 
     def predict(

@@ -37,12 +37,13 @@ SPEC = FamilySpec(
     objective="flow",
     schedulers=SCHEDULERS,
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
-    supports=frozenset({"controlnet", "negative_prompt"}),
+    supports=frozenset({"controlnet", "negative_prompt", "attention_kernels", "compiled_blocks", "attention_masks"}),
     style_targets=(),
     original_layers={
         **{f"{b}.{{}}.attention.qkv": tuple(f"{b}.{{}}.attention.to_{x}" for x in "qkv") for b in BLOCKS},
         **{f"{block}.{{}}.attention.out": (f"{block}.{{}}.attention.to_out.0",) for block in BLOCKS},
         "x_embedder": ("all_x_embedder.2-1",),
+        "final_layer.adaLN_modulation.1": ("all_final_layer.2-1.adaLN_modulation.1",),
         "final_layer.linear": ("all_final_layer.2-1.linear",),
     },
     exports_original_layers=False,
@@ -110,7 +111,7 @@ class ZImage(TransformerFamily):
 
     def arguments(self, settings: GenerateSettings, embeds: Embeds, styles: "Sequence[Tensor]") -> dict[str, Any]:
         """Its guidance counts from 0: that much is added to the prediction, where CFG counts from 1."""
-        sides = ("", "negative_") if self.guides(settings) else ("",)
+        sides = ("", "negative_") if "negative_prompt_embeds" in embeds else ("",)
         return {f"{side}prompt_embeds": trimmed(embeds, side) for side in sides} | {
             "guidance_scale": settings.guidance_scale - 1
         }

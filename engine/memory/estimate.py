@@ -46,7 +46,8 @@ def generation(
     """What a picture needs. Raises: MissingModel when the configurations are neither here nor within reach."""
     dtype = dtype_for(device, base.spec)
     loras = tuple(weights_of_lora(file, dtype) for file in lora_files)
-    phases = _generation(_shape_of(settings), base.name, base.source, device, dtype, plan.tiled)
+    loading, *phases = _generation(_shape_of(settings), base.name, base.source, device, dtype, plan.tiled)
+    phases = [_loading_in_half(loading, base, dtype) if plan.quantiser and device == "cpu" else loading, *phases]
     return greatest([replace(phase, there=(*phase.there, *loras)) for phase in phases], plan)
 
 
@@ -93,12 +94,12 @@ def _generation(
 
     with (
         torch.no_grad(),
-        as_on_a_device(),
+        as_on_a_device(plain_attention=settings.attention == "math"),
         attach(parts, controls=controls) as attached,
         metered(tensors_of(*vars(parts).values(), *loaded.values())) as meter,
     ):
         embeds = own.encode(pipeline, [settings.prompt])
-        if own.guides(settings):
+        if own.guides(settings, base):
             embeds = guided(embeds, own.encode(pipeline, [None]))
         reading_bytes = meter.restart()
         attached.begin(torch.Generator())
@@ -124,6 +125,18 @@ def _loading(base: Base, device: str, dtype: "torch.dtype", there: tuple[Weights
         (denoiser,) = (weights for weights in there if weights.part == base.spec.denoiser)
         stored_bytes = denoiser.size_bytes * 2 // dtype.itemsize
     return Phase(title="loading", there=there, at_work=frozenset(), besides_bytes=stored_bytes)
+
+
+def _loading_in_half(loading: Phase, base: Base, dtype: "torch.dtype") -> Phase:
+    """What is to be kept in fewer bits comes in half precision, all of it, before it is."""
+    import torch
+
+    half: torch.dtype = getattr(torch, base.spec.precision)
+    whole = [
+        replace(weights, size_bytes=weights.size_bytes * half.itemsize // dtype.itemsize, matrix_count=0)
+        for weights in loading.there
+    ]
+    return _loading(base, "cpu", half, tuple(whole))
 
 
 def _drawn(pipeline: Any, meter: Meter, **arguments: Any) -> tuple[int, int]:
@@ -246,7 +259,7 @@ def _training(
         asked = sample_settings(base)
         in_half = {"half": half, "norms_in_single": True} if device != "cpu" else {}
         with torch.no_grad(), as_on_a_device(**in_half), metered(tensors_of(*vars(parts).values())) as meter:
-            arguments = own.arguments(asked, guided(texts, texts) if own.guides(asked) else texts, ())
+            arguments = own.arguments(asked, guided(texts, texts) if own.guides(asked, base) else texts, ())
             sampling_bytes, decoding_bytes = _drawn(sampling, meter, **arguments, width=side_px, height=side_px)
 
     besides_bytes = lora_bytes + sum(copy.nbytes for _, copy in copies)

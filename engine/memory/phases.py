@@ -51,7 +51,15 @@ class Phase:
     besides_bytes: int
 
     def needed_bytes(self, plan: Plan) -> int:
-        return self.besides_bytes + sum(self._kept_bytes(weights, plan) for weights in self.there)
+        kept = sum(self._kept_bytes(weights, plan) for weights in self.there)
+        return self.besides_bytes + kept + self._brought_back_bytes(plan)
+
+    def _brought_back_bytes(self, plan: Plan) -> int:
+        """torchao brings a weight back to its precision to multiply with it."""
+        if plan.quantiser != "torchao":
+            return 0
+        at_work = [weights for weights in self.there if weights.part in self.at_work and weights.matrix_count]
+        return max((weights.layer_bytes for weights in at_work), default=0)
 
     def _kept_bytes(self, weights: Weights, plan: Plan) -> int:
         if plan.offload == "none" or weights.stays or (plan.offload == "layers" and weights.part == "vae"):

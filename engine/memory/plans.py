@@ -11,10 +11,14 @@ from typing import Literal
 from engine.errors import BadSettings, NoRoom
 
 Bits = Literal[16, 8, 4]
+Quantiser = Literal["bitsandbytes", "torchao"]
 Offload = Literal["none", "parts", "layers"]
 
 LARGE = 10**9
 """Weights from which on a text encoder, too, is kept in 8 or 4 bit where the plan says so."""
+BNB: Quantiser = "bitsandbytes"
+RUNS_ON: dict[Quantiser, tuple[str, ...]] = {BNB: ("cuda",), "torchao": ("cuda", "cpu")}
+"""The devices that a package keeps and multiplies small weights on."""
 SPARE = 0.9
 """The share of the free memory that an estimate may fill."""
 
@@ -23,15 +27,16 @@ SPARE = 0.9
 class Plan:
     """How a base is kept and run.
 
-    `bits` is how many a weight of the denoiser and of large text encoders takes at most (16 leaves them as they are),
-    `offload` what waits in the computer's memory until it is needed: nothing, the parts that are not at work, or all
-    layers but the one at work. `tiled` decodes a picture in overlapping tiles. `recomputes` forgets what the layers
-    computed until the way back, when a LoRA is trained (Chen et al., arXiv 1604.06174).
+    `bits` is how many a weight of the denoiser and of large text encoders takes at most, by the package `quantiser` (16
+    leaves them as they are), `offload` what waits in the computer's memory until it is needed: nothing, the parts that
+    are not at work, or all layers but the one at work. `tiled` decodes a picture in overlapping tiles. `recomputes`
+    forgets what the layers computed until the way back, when a LoRA is trained (Chen et al., arXiv 1604.06174).
     """
 
     name: str
     title: str
     bits: Bits = 16
+    quantiser: Quantiser | None = None
     offload: Offload = "none"
     tiled: bool = False
     recomputes: bool = False
@@ -41,23 +46,27 @@ GENERATION = (
     Plan(name="fast", title=""),
     Plan(name="tiled", title="decoded in tiles", tiled=True),
     Plan(name="offload", title="with CPU offload", tiled=True, offload="parts"),
-    Plan(name="8bit", title="in 8 bit with CPU offload", tiled=True, offload="parts", bits=8),
-    Plan(name="4bit", title="in 4 bit with CPU offload", tiled=True, offload="parts", bits=4),
+    Plan(name="int8", title="in 8 bit", tiled=True, bits=8, quantiser="torchao"),
+    Plan(name="8bit", title="in 8 bit with CPU offload", tiled=True, offload="parts", bits=8, quantiser=BNB),
+    Plan(name="4bit", title="in 4 bit with CPU offload", tiled=True, offload="parts", bits=4, quantiser=BNB),
     Plan(name="least", title="one layer at a time", tiled=True, offload="layers"),
 )
 TRAINING = (
     Plan(name="fast", title=""),
     Plan(name="recompute", title="with gradient checkpointing", tiled=True, recomputes=True),
-    Plan(name="8bit", title="in 8 bit with gradient checkpointing", tiled=True, recomputes=True, bits=8),
-    Plan(name="4bit", title="in 4 bit with gradient checkpointing", tiled=True, recomputes=True, bits=4),
+    Plan(name="8bit", title="in 8 bit with gradient checkpointing", tiled=True, recomputes=True, bits=8, quantiser=BNB),
+    Plan(name="4bit", title="in 4 bit with gradient checkpointing", tiled=True, recomputes=True, bits=4, quantiser=BNB),
 )
 
 
 def available(plans: Sequence[Plan], device: str) -> list[Plan]:
-    """Those of the `plans` that the device can follow: on a CPU there is nowhere to offload to, and 8 and 4 bit are
-    bitsandbytes' on a CUDA device."""
-    has_bits = device == "cuda" and find_spec("bitsandbytes") is not None
-    return [plan for plan in plans if (plan.bits == 16 or has_bits) and (plan.offload == "none" or device != "cpu")]
+    """Those of the `plans` that the device can follow with the packages that there are; from a CPU there is nowhere to
+    offload to."""
+
+    def keeps(quantiser: Quantiser | None) -> bool:
+        return quantiser is None or (device in RUNS_ON[quantiser] and find_spec(quantiser) is not None)
+
+    return [plan for plan in plans if keeps(plan.quantiser) and (plan.offload == "none" or device != "cpu")]
 
 
 @dataclass(frozen=True, kw_only=True)

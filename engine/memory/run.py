@@ -20,17 +20,34 @@ def load_base(base: Base, dtype: "torch.dtype", device: str, plan: Plan) -> Comp
     import torch
 
     own = family(base.family)
-    if plan.bits == 16 and plan.offload == "none":
+    if plan.quantiser is None and plan.offload == "none":
         return own.load(base, dtype, device)
-    parts = own.load(base, dtype, "cpu")
+    loaded = dtype if plan.quantiser is None else getattr(torch, base.spec.precision)
+    parts = own.load(base, loaded, "cpu")
     models = {name: model for name, model in vars(parts).items() if isinstance(model, torch.nn.Module)}
     for name, model in models.items():
         count = sum(parameter.numel() for parameter in model.parameters())
-        if plan.bits != 16 and (name == base.spec.denoiser or (name in base.spec.text_encoders and count >= LARGE)):
-            quantise(model, plan.bits, dtype, device)
+        if plan.quantiser and (name == base.spec.denoiser or (name in base.spec.text_encoders and count >= LARGE)):
+            if plan.quantiser == "torchao":
+                quantise_by_torchao(model, dtype, device)
+            else:
+                quantise(model, plan.bits, dtype, device)
+        if loaded != dtype:
+            model.to(dtype)
         if plan.offload == "none" or (plan.offload == "layers" and name == "vae"):
             model.to(device)
     return parts
+
+
+def quantise_by_torchao(model: Any, dtype: "torch.dtype", device: str) -> None:
+    """Keep the weights of the linear layers in 8 bit with a scale for every output, on the device; a layer at work
+    brings its own to `dtype`. Unlike those of bitsandbytes, compiled blocks take them in."""
+    import torch
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_  # type: ignore[import-not-found]
+
+    for layer in model.modules():
+        if type(layer) is torch.nn.Linear:
+            quantize_(layer.to(device, dtype), Int8WeightOnlyConfig())
 
 
 def quantise(model: Any, bits: int, dtype: "torch.dtype", device: str) -> None:

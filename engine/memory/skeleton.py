@@ -1,11 +1,14 @@
 """A base without its weights: the real modules on the meta device, from the configurations alone."""
 
 import json
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.families import Base, Components, family
 from engine.families.base import fetched
+from engine.families.fit import require_fitting
 from engine.families.pipelines import CONFIGURATIONS
 
 if TYPE_CHECKING:
@@ -34,19 +37,23 @@ def skeleton(base: Base, dtype: "torch.dtype") -> Components:
 
 
 def controlnet_skeleton(base: Base, kind: str, dtype: "torch.dtype") -> Any:
-    """As `Family.load_controlnet`, weights apart. Raises: MissingModel."""
+    """As `Family.load_controlnet`, weights apart. Raises: MissingModel, BadModel when it was made for another base."""
     import torch
 
+    own: Any = family(base.family)
+    folder = fetched(base.require_controlnet(kind), "config.json")
     with torch.device("meta"):
-        controlnet = _diffusers_model(fetched(base.require_controlnet(kind), "config.json"))
+        controlnet = _diffusers_model(folder, own.controlnet_class)
+    shapes = {name: tuple(tensor.shape) for name, tensor in controlnet.state_dict().items()}
+    require_fitting(folder, shapes, own.denoiser_layers(base), base.title)
     return controlnet.to(dtype).eval().requires_grad_(False)
 
 
-def _diffusers_model(folder: Path) -> Any:
+def _diffusers_model(folder: Path, class_of: Callable[[dict[str, Any]], str] = itemgetter("_class_name")) -> Any:
     import diffusers
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return getattr(diffusers, config["_class_name"]).from_config(config)
+    return getattr(diffusers, class_of(config)).from_config(config)
 
 
 def _text_encoder(folder: Path, class_name: str) -> Any:

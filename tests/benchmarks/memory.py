@@ -88,6 +88,13 @@ QUICK = (
     Case(name="picture, 256 px", task="generate", base="sd15", settings={"width": 256, "height": 256}),
     Case(name="training, 128 px, batch 4", task="train", base="sd15", settings={"resolution": 128, "batch_size": 4}),
 )
+IN_8_BIT = Case(
+    name="picture, 256 px, in 8 bit",
+    task="generate",
+    base="sd15",
+    settings={"width": 256, "height": 256, "memory": "int8"},
+)
+"""Needs torchao."""
 CASES = (
     *QUICK,
     Case(name="picture, 512 px", task="generate", base="sd15", settings={"width": 512, "height": 512}),
@@ -165,7 +172,8 @@ def make_narrow(folder: Path, family: str) -> None:
 def estimated(case: Case, base: str) -> int:
     asked = case.asked(base)
     if isinstance(asked, GenerateSettings):
-        return estimate.generation(asked, families.base(base), GENERATION[0], "cpu").needed_bytes
+        plan = next((plan for plan in GENERATION if plan.name == asked.memory), GENERATION[0])
+        return estimate.generation(asked, families.base(base), plan, "cpu").needed_bytes
     return estimate.training(asked, families.base(base), TRAINING[0], "cpu").needed_bytes
 
 

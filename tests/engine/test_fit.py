@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from engine import families
+from engine.cache import ModelCache
 from engine.errors import BadModel
-from engine.families.fit import misfit, read_shapes, require_fitting
+from engine.families.fit import misfit, read_shapes
 from engine.families.pipelines import CONFIGURATIONS
+from engine.generation import generate
+from engine.jobs import Work
+from engine.settings import ControlUse, GenerateSettings
+from engine.workspace import Workspace
 from tests.tiny import make_tiny_base, make_tiny_sdxl
 
 
@@ -47,14 +53,20 @@ def test_it_is_refused_before_its_weights_are_read(tmp_path: Path, monkeypatch: 
     family.load_controlnet(base, "canny", torch.float32, "cpu")
     other = make_tiny_sdxl(tmp_path / "other") / "controlnet-canny"
     shutil.copytree(other, tmp_path / "starter" / "controlnet-canny", dirs_exist_ok=True)
-    with pytest.raises(BadModel, match=r"in controlnet-canny was not made for Starter: its .+ is 32 × 40"):
+    refused = pytest.raises(BadModel, match=r"in controlnet-canny was not made for Starter: its .+ is 32 × 40")
+    with refused:
         family.load_controlnet(base, "canny", torch.float32, "cpu")
+
+    workspace, work = Workspace(tmp_path / "workspace"), Work(tmp_path, {})
+    use = ControlUse(kind="canny", image=workspace.keep_image(Image.new("RGB", (64, 64))), detected=True)
+    settings = GenerateSettings(prompt="a mug", width=64, height=64, controls=(use,))
+    monkeypatch.setattr("engine.generation.load_base", None)  # so that it cannot be loaded
+    with refused:
+        generate(settings, workspace=workspace, cache=ModelCache(), work=work)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "net.safetensors"
     file.write_bytes(b"not a model")
-    with pytest.raises(BadModel, match="damaged"):
-        require_fitting(file, {}, "Starter")
     with pytest.raises(BadModel, match="damaged"):
         read_shapes(file)

@@ -17,12 +17,20 @@ from engine.generation import render
 from engine.settings import GenerateSettings, StartImage
 from engine.start_picture import start_from
 from tests.tiny import SIDE_PX
-from tests.tiny_transformers import make_tiny_flux, make_tiny_qwen_image, make_tiny_sd3, make_tiny_z_image
+from tests.tiny_transformers import (
+    KINDS,
+    make_tiny_flux,
+    make_tiny_flux2,
+    make_tiny_qwen_image,
+    make_tiny_sd3,
+    make_tiny_z_image,
+)
 
 MAKERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "flux": ("Flux", make_tiny_flux),
     "qwen_image": ("QwenImage", make_tiny_qwen_image),
     "z_image": ("ZImage", make_tiny_z_image),
+    "flux2": ("Flux2Klein", make_tiny_flux2),
     "sd3": ("StableDiffusion3", partial(make_tiny_sd3, latent_channels=16)),  # as diffusers' inpainting asks for
 }
 CFG = 3.0
@@ -55,15 +63,21 @@ class Tiny:
 
     def expected(self, task: str, settings: GenerateSettings, **inputs: Any) -> np.ndarray:
         assert settings.start is not None
+        if self.title == "Flux2Klein":  # where inpainting does both
+            task, inputs = "Inpaint", {"mask_image": Image.new("L", (SIDE_PX, SIDE_PX), 255)} | inputs
         plain: Any = getattr(diffusers, f"{self.title}{task}Pipeline").from_pretrained(self.folder)
         plain.set_progress_bar_config(disable=True)
+        inputs |= (
+            KINDS["flux2"].negative(plain, settings)
+            if self.title == "Flux2Klein"
+            else {"negative_prompt": settings.negative_prompt}
+        )
         drawn = plain(
             settings.prompt,
             image=picture(),
             width=SIDE_PX,
             height=SIDE_PX,
             num_inference_steps=settings.steps,
-            negative_prompt=settings.negative_prompt,
             strength=settings.start.strength,
             generator=torch.Generator("cpu").manual_seed(settings.seed),
             **GUIDANCE.get(self.title, {"guidance_scale": CFG}),
@@ -100,3 +114,15 @@ def test_a_mask_is_diffusers_inpainting(tiny: Tiny, strength: float) -> None:
     mask = Image.new("L", (SIDE_PX, SIDE_PX))
     mask.paste(255, (8, 16, 40, 56))
     assert np.array_equal(tiny.draw(settings, mask), tiny.expected("Inpaint", settings, mask_image=mask))
+
+
+def test_a_preview_is_of_what_is_drawn_alone(tiny: Tiny) -> None:
+    seen: list[torch.Size] = []
+
+    def look(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+        seen.append(tiny.parts.clean_latents(tiny.parts.scheduler, args, kwargs, output).shape)
+
+    hook = tiny.parts.denoiser.register_forward_hook(look, with_kwargs=True)
+    tiny.draw(SETTINGS.replace(steps=1, guidance_scale=1.0, start=StartImage(image="-", strength=1.0)), None)
+    hook.remove()
+    assert seen == [tiny.parts.latents_of(torch.zeros(1, 3, SIDE_PX, SIDE_PX)).shape]

@@ -1,28 +1,39 @@
 """Stable Diffusion XL, from settings to the picture, against plain diffusers on a small random model."""
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionPipeline,
+    StableDiffusionXLPipeline,
+)
+from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
+from diffusers.utils import convert_state_dict_to_kohya
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from engine import families
 from engine.adapters import Control, Lora, Style, attach
 from engine.adapters.ip_adapter import embed
 from engine.cache import ModelCache
-from engine.errors import BadSettings
 from engine.families.sdxl import SDXLComponents
 from engine.generation import generate, render
 from engine.jobs import Work
 from engine.lora.files import import_lora, read_lora
+from engine.memory.skeleton import controlnet_skeleton
 from engine.settings import ControlUse, GenerateSettings, LoraUse, StyleUse
 from engine.workspace import Workspace
-from tests.tiny import SIDE_PX, make_tiny_lora, make_tiny_sdxl
+from tests.tiny import SIDE_PX, make_tiny_lora, make_tiny_sdxl, save_union_controlnet
 
 SETTINGS = GenerateSettings(
     prompt="a red mug on a table",
@@ -65,6 +76,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
 
 def picture(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8))
+
+
+def safe_metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, "np") as opened:
+        return opened.metadata()
 
 
 def run_plain(pipeline: Any, settings: GenerateSettings = SETTINGS, **inputs: Any) -> np.ndarray:
@@ -132,6 +148,35 @@ def test_an_empty_negative_prompt_is_none_at_all(tiny: Tiny, plain: Any) -> None
     assert torch.equal(none["pooled_prompt_embeds"], pooled_zeros)
 
 
+@pytest.mark.parametrize("kinds", [("openpose",), ("softedge", "lineart")])
+def test_a_controlnet_for_several_kinds_is_told_which(tiny: Tiny, tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    """Types as published with xinsir/controlnet-union-sdxl-1.0; one for two maps is diffusers' with itself."""
+    types = {"openpose": 0, "softedge": 2, "lineart": 3}
+    save_union_controlnet(tmp_path / "controlnet-union")
+    union: Any = ControlNetUnionModel.from_pretrained(tmp_path / "controlnet-union")
+    plain: Any = StableDiffusionXLControlNetUnionPipeline.from_pretrained(
+        tiny.folder, controlnet=MultiControlNetUnionModel([union for _ in kinds])
+    )
+    maps, scales = [picture(n) for n in range(len(kinds))], [0.8, 0.5][: len(kinds)]
+    expected = run_plain(
+        plain,
+        control_image=maps,
+        control_mode=[types[kind] for kind in kinds],
+        controlnet_conditioning_scale=scales,
+    )
+    base = tiny.base.replace(controlnets=dict.fromkeys(types, str(tmp_path / "controlnet-union")))
+    loaded = [FAMILY.load_controlnet(base, kind, torch.float32, "cpu") for kind in kinds]
+    controls = [
+        Control(controlnet=net, image=control_map, kind=kind, strength=scale)
+        for net, control_map, kind, scale in zip(loaded, maps, kinds, scales, strict=True)
+    ]
+    assert np.array_equal(tiny.draw(controls=controls), expected)
+    other = [replace(control, kind="depth") for control in controls]
+    assert not np.array_equal(tiny.draw(controls=other), expected)
+    skeleton = controlnet_skeleton(base, kinds[0], torch.float32)
+    assert {n: t.shape for n, t in skeleton.state_dict().items()} == {n: t.shape for n, t in union.state_dict().items()}
+
+
 def test_all_together_are_diffusers_combination_and_leave_no_trace(tiny: Tiny, plain: Any) -> None:
     adapter = FAMILY.load_ip_adapter(tiny.base, torch.float32, "cpu")
     controlnet = FAMILY.load_controlnet(tiny.base, "canny", torch.float32, "cpu")
@@ -152,6 +197,36 @@ def test_all_together_are_diffusers_combination_and_leave_no_trace(tiny: Tiny, p
     assert unet.encoder_hid_proj is None
     assert {key: processor for key, processor in unet.attn_processors.items() if hasattr(processor, "scale")} == {}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
+
+
+@pytest.mark.parametrize("layout", ["transformers 5", "transformers 4", "kohya"])
+def test_a_lora_of_both_text_encoders_is_diffusers(tiny: Tiny, plain: Any, tmp_path: Path, layout: str) -> None:
+    """Whatever the file calls the layers; with the weights of `set_adapters`, which are those of all parts."""
+    made = make_tiny_lora(tiny.folder, tmp_path / "made.safetensors", alpha=3, text_encoder=True)
+    made_state, file = load_file(made), tmp_path / "lora.safetensors"
+    in_layers = "text_model.encoder.layers." if layout == "transformers 4" else "encoder.layers."
+    if layout == "kohya":
+        kohya = convert_state_dict_to_kohya(made_state)
+        state = {key.replace("lora_te1_encoder", "lora_te1_text_model_encoder"): kohya[key] for key in kohya}
+        state |= {key: torch.tensor(3.0) for key in state if key.endswith(".alpha")}  # as it is made, the rank
+    else:
+        state = {
+            re.sub(r"^text_encoder(_2)?\.(text_model\.)?encoder\.layers\.", rf"text_encoder\1.{in_layers}", key): tensor
+            for key, tensor in made_state.items()
+        }
+    save_file(state, file, safe_metadata(made) if layout != "kohya" else None)
+    lora = read_lora(file, tiny.base)
+    assert lora.unmatched == ()
+    parts = [name.partition(".")[0] for name in lora.layers]
+    assert [parts.count(part) for part in ("text_encoder", "text_encoder_2")] == [8, 8]
+
+    plain.load_lora_weights(made.parent, weight_name=made.name, adapter_name="lora")
+    plain.set_adapters(["lora"], [0.7])
+    expected = run_plain(plain)
+    plain.unload_lora_weights()
+    assert np.array_equal(tiny.draw(loras=[Lora(file=lora, weight=0.7)]), expected)
+    denoiser_alone = replace(lora, layers={n: net for n, net in lora.layers.items() if n.startswith("unet.")})
+    assert not np.array_equal(tiny.draw(loras=[Lora(file=denoiser_alone, weight=0.7)]), expected)
 
 
 def test_from_settings_to_the_picture_of_diffusers(tiny: Tiny, tmp_path: Path) -> None:
@@ -217,6 +292,3 @@ def test_what_the_published_base_has() -> None:
     base = families.base("sdxl")
     assert (base.default_size_px, base.default_steps, base.variant) == (1024, 30, "fp16")
     assert set(base.controlnets) == {"canny", "depth", "openpose"}
-    base.require_trainable(text_encoder=False)
-    with pytest.raises(BadSettings, match="not trained here"):
-        base.require_trainable(text_encoder=True)

@@ -165,6 +165,19 @@ def test_a_controlnet_for_several_kinds_is_told_which(tiny: Tiny) -> None:
         assert np.array_equal(tiny.draw(SETTINGS, controls=[control]), expected)
 
 
+def test_two_maps_for_one_controlnet_are_diffusers(tiny: Tiny) -> None:
+    if tiny.name != "flux":
+        pytest.skip("only Flux.1's is told which kind a map is of")
+    pipeline = tiny.pipeline("depth")
+    pipeline.register_modules(controlnet=diffusers.FluxMultiControlNetModel([pipeline.controlnet]))
+    inputs = {"control_image": [picture(1), picture(3)], "controlnet_conditioning_scale": [0.8, 0.5]}
+    when = {"control_guidance_start": [0.0, 0.0], "control_guidance_end": [1.0, 1.0]}  # else the second is left out
+    expected = tiny.plain(SETTINGS, pipeline, control_mode=[2, 4], **inputs, **when)
+    depth = tiny.control("depth", 1, strength=0.8)
+    controls = [depth, replace(depth, kind="openpose", image=picture(3), strength=0.5)]
+    assert np.array_equal(tiny.draw(SETTINGS, controls=controls), expected)
+
+
 def test_all_together_are_diffusers_combination_and_leave_no_trace(tiny: Tiny) -> None:
     if tiny.kind.controlnet is None or tiny.kind.load_ip_adapter is None:
         pytest.skip("no ControlNets or no style adapters in this family")

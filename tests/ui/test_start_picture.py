@@ -158,3 +158,28 @@ def test_a_restored_recipe_keeps_its_own_numbers(tab: GenerateTab, fast_lora: st
     updates = tab.fill(settings)
     assert updates[tab.inputs["steps"]] == 6
     assert numbers_in(tab, followed(tab, updates[tab.few_steps.state], fast_lora, steps=6)) == {}
+
+
+@pytest.mark.parametrize(
+    ("base", "scales", "cfg", "negative"),
+    [
+        ("starter", (4.0, 1.0), "", ""),
+        ("starter", (1.0, 1.0), "", "at CFG 1"),
+        ("flux_dev", (3.5, 1.0), "", "at true CFG 1"),
+        ("flux_dev", (3.5, 2.0), "", ""),
+        ("flux_schnell", (3.5, 2.0), "Flux.1 schnell was distilled", ""),
+        ("flux2_klein", (3.5, 1.0), "FLUX.2 klein was distilled", "FLUX.2 klein was distilled"),
+    ],
+)
+def test_guidance_without_effect_is_greyed_with_its_reason(
+    tab: GenerateTab, base: str, scales: tuple[float, float], cfg: str, negative: str
+) -> None:
+    shown = tab.guidance.describe(base=base, guidance_scale=scales[0], true_cfg_scale=scales[1])
+    box, text = shown[tab.inputs["guidance_scale"]], shown[tab.inputs["negative_prompt"]]
+    assert box.interactive is not bool(cfg)
+    assert cfg in shown[tab.guidance.notes]
+    assert bool(shown[tab.guidance.notes]) is bool(cfg)
+    assert text.interactive is not bool(negative)
+    assert negative in (text.info or "")
+    assert bool(text.info) is bool(negative)
+    assert tab.guidance.describe(base=base, guidance_scale=None, true_cfg_scale=1.0) == {}

@@ -15,6 +15,7 @@ from engine.studio import Job, LoraRecord, Recipe
 from ui import form
 from ui.cards import Card, Choice, Level, Plain, grid, headline, label, listing, sentence, served, url
 from ui.few_steps import FewSteps
+from ui.guidance import Guidance
 from ui.layout_rows import LayoutRows
 from ui.page import PROGRESS, Page, into_view
 from ui.scores import bars, ranked_cards, reasons
@@ -61,6 +62,7 @@ class GenerateTab:
                         self._ask(name, min_width=84, info=None, elem_id=name.replace("_", "-"))
                     self.random = gr.Checkbox(True, label="Random", min_width=90, elem_id="random-seed")
                 self._ask("negative_prompt", elem_id="negative-prompt")
+                self.guidance = Guidance(page, self.inputs)
                 with gr.Accordion("Expert", open=False):
                     self._ask("scheduler", elem_id="scheduler")
                     self._ask("memory", elem_id="memory")
@@ -185,6 +187,7 @@ class GenerateTab:
         self.layouts.wire()
         self.looks.wire()
         self.start.wire()
+        self.guidance.wire()
         self.speed.wire()
 
         on(
@@ -225,7 +228,7 @@ class GenerateTab:
         on_picture(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=everything).then(
             lambda: None, outputs=self.drop, api_visibility="private", show_progress="hidden"
         )
-        costly = {name: inputs[name] for name in ("base", "width", "height", "memory")}
+        costly = {name: inputs[name] for name in ("base", "width", "height", "memory", "attention")}
         on(  # when a person changes something, not as the page starts: it takes the heavy libraries
             [component.input for component in costly.values()],
             self.weigh,

@@ -173,11 +173,12 @@ class TrainTab:
 
     def preset(self, *, goal: Goal, base: str, quality: str) -> dict[Any, Any]:
         preset = self.studio.training_preset(goal, base, quality)
-        chosen = next(entry for entry in self.studio.bases() if entry.name == base)
-        reads_along = "text_encoder_lora" in chosen.spec.supports
+        why_not = self.studio.why_not_text_encoder(base)
         return {
             **{self.inputs[name]: value for name, value in preset.items()},
-            self.inputs["text_encoder_learning_rate"]: gr.Number(value=0, visible=reads_along),
+            self.inputs["text_encoder_learning_rate"]: gr.Number(
+                value=0, interactive=not why_not, info=why_not or form.TRAIN["text_encoder_learning_rate"].info
+            ),
         }
 
     def estimate_time(self, *, base: str, **costly: int) -> dict[Any, Any]:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ def training_bytes(base: Base, plan: Plan = AS_A_RULE, device: str = "cpu", **ch
     return estimate.training(TRAINED.replace(**changes), base, plan, device).needed_bytes
 
 
-@pytest.mark.parametrize("case", benchmark.QUICK, ids=lambda case: case.name)
+IN_8_BIT = pytest.param(
+    benchmark.IN_8_BIT, marks=pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+)
+
+
+@pytest.mark.parametrize("case", [*benchmark.QUICK, IN_8_BIT], ids=lambda case: case.name)
 def test_it_is_within_a_fifth_of_what_was_used(
     case: benchmark.Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +91,17 @@ def test_a_lora_counts(tiny_base: Base, tiny_base_folder: Path, tmp_path: Path) 
 def test_a_large_picture_needs_less_in_tiles(tiny_base: Base) -> None:
     at_once = picture_bytes(tiny_base, width=1024, height=1024)
     assert picture_bytes(tiny_base, PLANS["tiled"], width=1024, height=1024) < 0.5 * at_once
+
+
+def test_plain_attention_needs_its_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPOD_MODELS", str(tmp_path))
+    make_tiny_flux(tmp_path / "tiny")
+    base = families.base("tiny")
+    usual = picture_bytes(base, width=1024, height=1024)
+    heads, tokens = 2, 1024 * 1024 // 16**2
+    assert picture_bytes(base, width=1024, height=1024, attention="flash") == usual
+    assert picture_bytes(base, width=1024, height=1024, attention="math") > usual
+    assert picture_bytes(base, width=1024, height=1024, attention="math") > heads * tokens**2 * 4
 
 
 def published(family: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> Base:

@@ -9,7 +9,7 @@ from engine.memory import plans
 from engine.memory.plans import GENERATION, TRAINING, Plan, after, available, choose, in_words
 
 GB = 10**9
-NEEDS_GB = {"fast": 34, "tiled": 32, "offload": 25, "8bit": 14, "4bit": 9, "least": 3}
+NEEDS_GB = {"fast": 34, "tiled": 32, "offload": 25, "int8": 18, "8bit": 14, "4bit": 9, "least": 3}
 
 
 def needed(plan: Plan) -> int:
@@ -17,7 +17,8 @@ def needed(plan: Plan) -> int:
 
 
 @pytest.mark.parametrize(
-    ("free_gb", "name"), [(80, "fast"), (36, "tiled"), (28, "offload"), (16, "8bit"), (12, "4bit"), (6, "least")]
+    ("free_gb", "name"),
+    [(80, "fast"), (36, "tiled"), (28, "offload"), (20, "int8"), (16, "8bit"), (12, "4bit"), (6, "least")],
 )
 def test_the_first_plan_that_fits_is_taken(free_gb: int, name: str) -> None:
     chosen = choose(GENERATION, needed, free_bytes=free_gb * GB, total_bytes=80 * GB)
@@ -34,7 +35,8 @@ def test_where_none_fits_the_one_that_needs_least_is_tried() -> None:
     )
 
 
-def test_a_plan_can_be_asked_for() -> None:
+def test_a_plan_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "find_spec", lambda name: None)
     chosen = choose(GENERATION, needed, free_bytes=80 * GB, total_bytes=80 * GB, asked="4bit")
     assert chosen.plan.name == "4bit"
     assert in_words(chosen, "Flux dev") == "Flux dev in 4 bit with CPU offload: needs about 9.0 GB of your 80 GB."
@@ -52,7 +54,11 @@ def test_only_what_the_device_can_do_is_offered(monkeypatch: pytest.MonkeyPatch)
     assert names(TRAINING, "cuda") == ["fast", "recompute"]
     monkeypatch.setattr(plans, "find_spec", lambda name: object())
     assert names(GENERATION, "cuda") == [plan.name for plan in GENERATION]
+    assert names(GENERATION, "cpu") == ["fast", "tiled", "int8"]
+    assert names(GENERATION, "mps") == ["fast", "tiled", "offload", "least"]
     assert names(TRAINING, "cpu") == ["fast", "recompute"]
+    monkeypatch.setattr(plans, "find_spec", lambda name: object() if name == "torchao" else None)
+    assert names(GENERATION, "cuda") == ["fast", "tiled", "offload", "int8", "least"]
 
 
 def test_after_the_last_plan_comes_a_clear_error() -> None:

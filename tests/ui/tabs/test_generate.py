@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from engine import abilities
 from engine.errors import BadImage, BadSettings
 from engine.recipe import Recipe, png_bytes
 from engine.samples import SAMPLES_FOLDER
@@ -248,3 +249,30 @@ def test_several_pictures_stand_best_first_with_the_reasons(tab: GenerateTab) ->
     assert plain[tab.reasons] == ""
     assert tab.arrange(made=made[:1], best_first=True)[tab.batch] == ""
     assert "0.80" in tab._view(made[1])[tab.details]
+
+
+def test_what_makes_it_faster_is_greyed_with_the_reason_where_it_cannot_be(
+    tab: GenerateTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(abilities, "find_spec", lambda name: None)
+    monkeypatch.setattr(abilities, "which", lambda name: name == "g++" or None)
+
+    def described(name: str, base: str, **asked: Any) -> Any:
+        values: dict[str, Any] = {"base": base, "step_cache": "none", "attention": "auto"} | asked
+        updates = tab.speed.describe(**values)
+        part = updates[tab.inputs[name]]
+        return part["interactive"], part.get("value"), part["info"], updates[tab.speed.notes]
+
+    interactive, kernel, info, notes = described("attention", "starter", attention="sage")
+    assert (interactive, kernel, notes) == (False, "auto", "")
+    assert info.endswith("leaves attention to PyTorch.")
+    assert described("attention", "flux_dev")[0]
+    notes = described("attention", "flux_dev", attention="sage")[3]
+    assert "SageAttention needs the package sageattention, which is not installed." in notes
+    assert described("compile", "flux_dev")[0]
+    assert described("compile", "starter", step_cache="first_block")[0]  # which it has not
+    cached = "Compiled blocks do not go with a step cache."
+    assert described("compile", "flux_dev", step_cache="first_block")[:3] == (False, False, cached)
+    assert "no blocks that diffusers can compile" in described("compile", "sd35_medium")[2]
+    monkeypatch.setattr(abilities, "which", lambda name: None)
+    assert "C++ compiler" in described("compile", "flux_dev")[2]

@@ -1,7 +1,16 @@
-"""The loss table: what the plot is given. And the scale that a learning rate holds for."""
+"""The loss table: what the plot is given. The scale that a learning rate holds for, and what a base cannot learn."""
+
+from pathlib import Path
+
+import gradio as gr
+import pytest
 
 from engine.jobs import Event
-from ui.tabs.train import PLOT_POINTS, effective_scale, loss_table
+from engine.studio import Studio
+from engine.workspace import Workspace
+from ui.header import build_header
+from ui.page import Page
+from ui.tabs.train import PLOT_POINTS, TrainTab, effective_scale, loss_table
 
 
 def metrics(step: int, **values: float) -> Event:
@@ -40,3 +49,18 @@ def test_the_effective_scale_is_alpha_over_rank() -> None:
     assert "about 0.062 times as fast" in effective_scale(16, 1.0)
     assert "<b>1</b>" in effective_scale(16, 16.0)
     assert "learns as fast." in effective_scale(16, 16.0)
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [("sdxl", ""), ("z_image", "LoRAs for Z-Image have no part for the text encoder.")],
+)
+def test_a_text_encoder_that_cannot_learn_is_greyed_with_the_reason(tmp_path: Path, base: str, reason: str) -> None:
+    studio = Studio(Workspace(tmp_path / "workspace"))
+    with gr.Blocks() as app:
+        bases, tabs = build_header(studio, app), gr.Tabs()
+        with tabs, gr.Tab("Train") as container:
+            tab = TrainTab(Page(studio, app, bases, tabs), container)
+    rate = tab.preset(goal="product", base=base, quality="quick")[tab.inputs["text_encoder_learning_rate"]]
+    assert (rate.value, rate.interactive) == (0, not reason)
+    assert rate.info == (reason or "0 leaves it as it is")
