@@ -86,8 +86,6 @@ def train(
     checkpoint, log = folder / f"{name}.pt", folder / f"{name}.jsonl"
     averages = {key: average_of(module) for key, module in modules.items()}
     optimizers = new_optimizers(modules, schedule)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    parameters = [parameter for group in groups for parameter in group["params"]]
     step = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -97,6 +95,9 @@ def train(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         step = saved["step"]
+    # Only now: an optimizer that takes over a state has other groups than before
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group["params"]]
 
     def save() -> None:
         state = {

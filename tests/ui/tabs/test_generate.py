@@ -126,7 +126,7 @@ def test_a_ready_made_map_is_known_and_a_photo_is_not(tab: GenerateTab) -> None:
 
 def test_what_stands_in_its_way_is_said_below_the_row(tab: GenerateTab, tmp_path: Path) -> None:
     assert described(tab) == ""
-    assert "no ControlNet for depth yet" in described(tab, kind="depth")
+    assert "no ControlNet for straight lines yet" in described(tab, kind="lines")
     assert "At strength 0 this layout does nothing." in described(tab, strength=0)
     pose = keep(tab, PERSON / "openpose" / "00.png")
     assert described(tab, kind="openpose", image=pose, detected=True) == ""
