@@ -12,6 +12,7 @@ from engine.controls.fidelity import (
     edge_f1,
     normal_median_deg,
     pose_pck,
+    relief_kept_deg,
 )
 from engine.controls.geometry import normal_map
 from engine.samples import SAMPLES_FOLDER
@@ -75,6 +76,18 @@ def test_normals_turned_by_an_angle(angle_deg: float) -> None:
     straight = np.tile(np.array([0.0, 0.0, 1.0]), (8, 8, 1))
     turned = np.tile(np.array([np.sin(angle), 0.0, np.cos(angle)]), (8, 8, 1))
     assert normal_median_deg(normal_map(straight), normal_map(turned)) == pytest.approx(angle_deg, abs=0.7)
+
+
+def test_normals_of_plain_walls_do_not_count() -> None:
+    """A tenth of one map is turned by 40 degrees, another tenth of the other by 20: half of what counts by each."""
+
+    def towards(angle_deg: float) -> np.ndarray:
+        return np.array([np.sin(np.radians(angle_deg)), 0, np.cos(np.radians(angle_deg))])
+
+    asked, found = np.tile(towards(0), (20, 20, 1)), np.tile(towards(0), (20, 20, 1))
+    assert relief_kept_deg(normal_map(asked), normal_map(found)) == 0
+    asked[:2], found[-2:] = towards(40), towards(20)
+    assert relief_kept_deg(normal_map(asked), normal_map(found)) == pytest.approx(30, abs=1)
 
 
 def test_normals_outside_the_mask_do_not_count() -> None:
