@@ -45,7 +45,7 @@ from engine.starter.world import PERSON
 LIKE_EDGES: tuple[ControlName, ...] = ("canny", "depth", "normal", "segmentation", "softedge", "scribble", "lineart")
 MAPS = {16: 16, 32: 8}  # in a batch; each decides the layout of as many pictures as its scene has looks
 EMPTY_CAPTION_SHARE = 0.4
-HIGH_NOISE_SKEW = 2.5  # more than for the base: what little noise leaves of the layout needs no map
+LAYOUT_NOISE_SKEW = 2.5  # more than for the base: what little noise leaves of the layout needs no map
 CONDITIONING_WIDTHS = (16, 32, 64, 96)
 # OpenPose's joints with the person's left and right exchanged, as a mirror does.
 _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
@@ -207,8 +207,8 @@ def train_embedding(
 ) -> None:
     """Let the other maps of a scene be embedded as its edges are, in place, for `minutes`.
 
-    A ControlNet that follows edges then follows the outlines that the other maps show as well, before it has learned
-    anything of them; and this needs no U-Net, so that it takes a tenth of the time.
+    What a ControlNet for edges does with outlines then serves the other maps from the start. This needs no U-Net, so
+    that a step takes less than a third of the time.
     """
     embedding = controlnet.controlnet_cond_embedding.to(memory_format=torch.channels_last)
     edges_embedded = deepcopy(embedding).requires_grad_(False)
@@ -269,7 +269,7 @@ def train_controlnet(
         ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
         condition = _condition([TAUGHT[e.kind].map_of(corpus, e.scene, e.flipped, 8 * size) for e in chosen])
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
+        timesteps = spread_timesteps(count, generator, LAYOUT_NOISE_SKEW)
         x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
         names, _ = cells.of(rows)
         with autocast(), each_for(controlnet.controlnet_cond_embedding, LOOKS_PER_SCENE):

@@ -21,7 +21,7 @@ PROMPTS = {
 }
 FIGURES = (
     ("identity", "Same subject", "Mean identity, as a share of what the photos of the subject reach among themselves"),
-    ("agreement", "One subject", "How alike the pictures are, as a share of how alike the photos of the subject are"),
+    ("agreement", "Like each other", "How alike the pictures are, as a share of how alike the subject's photos are"),
     ("variety", "Different pictures", "How far apart the pictures lie, as a share of how far apart the photos do"),
     ("prompt", "Prompts followed", "Mean share of the prompts that is seen in the pictures"),
 )
