@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.settings import GenerateSettings
 from ui.cards import Plain, sentence
-from ui.page import Page
+from ui.page import IN_TURN, Page
 
 SCALES = ("guidance_scale", "true_cfg_scale")
 
@@ -26,7 +26,7 @@ class Guidance:
             inputs={"base": self.page.base, **scales},
             outputs=[self.inputs["guidance_scale"], self.inputs["negative_prompt"]],
             notice=self.notes,
-            trigger_mode="always_last",
+            **IN_TURN,
         )
 
     def describe(self, *, base: str, guidance_scale: float | None, true_cfg_scale: float) -> dict[Any, Any]:

@@ -7,7 +7,7 @@ import gradio as gr
 
 from engine.settings import ControlUse, GenerateSettings
 from ui.cards import Plain, listing, sentence
-from ui.page import Page, handed
+from ui.page import IN_TURN, Page, handed
 from ui.picture_rows import PictureRows
 
 
@@ -59,12 +59,12 @@ class LayoutRows(PictureRows):
         for row, notes in enumerate(self.notes):
             use = self.of(row, "kind", "image", "detected", "strength")
             page.on(
-                [page.app.load, page.base.change, *(component.change for component in use.values())],
+                [self.appears(row), page.base.change, *(component.change for component in use.values())],
                 partial(self.describe, row),
                 inputs={"base": page.base, **size, **use},
                 outputs=[use["kind"], self.edits[row]],
                 notice=notes,
-                trigger_mode="always_last",
+                **IN_TURN,
             )
 
             page.on(

@@ -24,6 +24,10 @@ AS_UPLOADED: dict[str, Any] = {"preprocess": False}
 """For events that take a `gr.Image`: they get {"path": ...}. Gradio itself would open the file, and answer what it
 cannot open with nothing but "Error"; the engine opens it within bounds and says what is wrong."""
 
+IN_TURN: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_limit": 1}
+"""For events that say how things stand: one after another, so that what was said last is true. ("always_last" fires the
+whole event again, for all who listen to it: two on the same event call each other up for ever.)"""
+
 # Only obscures what the browser keeps; a fixed one lets it be read again after a restart.
 BROWSER_SECRET = "three-legs"
 
@@ -32,13 +36,21 @@ class Page:
     """Made inside the Blocks being built, before the tabs.
 
     `dataset` is the id of the photo set in hand; `new_lora` and `new_map` are what the last "Use it" handed over,
-    `edit_map` the layout that was last handed over to be edited.
+    `edit_map` the layout that was last handed over to be edited. `silent` are the options of events that show no
+    progress.
     """
 
     def __init__(self, studio: Studio, app: gr.Blocks, base: gr.Dropdown, tabs: gr.Tabs) -> None:
         self.studio, self.app, self.base, self.tabs = studio, app, base, tabs
         # What must live though nobody sees it: inside a tab it would sleep until the tab is first opened.
         self._offstage = gr.Column(min_width=0, elem_id="offstage")
+        # After every event the browser looks up, one by one, each component that any event might show its progress on:
+        # by default all outputs of all events, which kept it busy for seconds. These events show none, in one place.
+        self.silent: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "hidden",
+            "show_progress_on": self.signal(),
+        }
         self.dataset = self.remembered("dataset", "")
         self.new_lora, self.new_map, self.edit_map = gr.State(), gr.State(), gr.State()
 
@@ -46,6 +58,11 @@ class Page:
         """A value that the visitor's browser keeps across refreshes and restarts."""
         with self._offstage:
             return gr.BrowserState(default, storage_key=f"tripod-{name}", secret=BROWSER_SECRET)
+
+    def signal(self) -> gr.HTML:
+        """A word that one event leaves for another, which waits for its change."""
+        with self._offstage:
+            return gr.HTML()
 
     def timer(self, every_s: float) -> gr.Timer:
         with self._offstage:
@@ -62,7 +79,7 @@ class Page:
         **options: Any,
     ) -> gr.events.Dependency:
         """Run `handler`, with inputs by name, on `triggers`; it returns {component: value}. Errors go to `notice`."""
-        options = {"api_visibility": "private", "show_progress": "hidden"} | options
+        options = self.silent | options
         return gr.on(
             triggers if isinstance(triggers, Sequence) else [triggers],
             in_plain_words(handler, notice),
@@ -82,7 +99,7 @@ class Page:
         **options: Any,
     ) -> gr.events.Dependency:
         """Run `handler` after `event` succeeded; `notice` keeps what that event said."""
-        options = {"api_visibility": "private", "show_progress": "hidden"} | options
+        options = self.silent | options
         return event.success(
             in_plain_words(handler, notice, clear=False),
             inputs_kwargs=dict(inputs or {}),

@@ -3,7 +3,7 @@
 What a row asks for besides, and what its picture is used for, is left to the legs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,6 +80,10 @@ class PictureRows:
     def of_all(self, *names: str) -> dict[str, Any]:
         """The components of every row, under names such as `kind_0`."""
         return {f"{name}_{row}": one for row in range(self.most) for name, one in self.of(row, *names).items()}
+
+    def appears(self, row: int) -> Callable[..., Any]:
+        """The event with which a row comes on the page."""
+        return self.shown.change if row else self.page.app.load
 
     @property
     def outputs(self) -> list[Any]:

@@ -11,7 +11,7 @@ import gradio as gr
 from engine.settings import AttentionName, GenerateSettings, StepCacheName
 from ui import form
 from ui.cards import Plain, listing
-from ui.page import Page
+from ui.page import IN_TURN, Page
 
 NO_CACHE = "This base has none: step caches are for transformers, such as Flux."
 
@@ -44,7 +44,7 @@ class Speed:
             inputs=chosen,
             outputs=[self.inputs[name] for name in names],
             notice=self.notes,
-            trigger_mode="always_last",
+            **IN_TURN,
         )
 
     def describe(

@@ -13,7 +13,7 @@ from engine.settings import GenerateSettings, StartImage
 from ui import form
 from ui.brush import Brush, Ink, brush_view, drawing
 from ui.cards import Plain, listing, sentence, served, url
-from ui.page import AS_UPLOADED, Page
+from ui.page import AS_UPLOADED, IN_TURN, Page
 
 PEN_PX, SEEN_PERCENT = 60, 60
 VIEW_PX = 512
@@ -78,7 +78,7 @@ class StartPicture:
             inputs={"base": self.page.base, "only_masked": crop, **size, **kept},
             outputs=[self.paint, inputs["start.padding_px"]],
             notice=self.notes,
-            trigger_mode="always_last",
+            **IN_TURN,
         )
 
     # Handlers

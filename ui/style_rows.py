@@ -11,7 +11,7 @@ from engine.settings import GenerateSettings, StyleTarget, StyleUse
 from ui import form
 from ui.brush import Brush, Ink, brush_view, drawing
 from ui.cards import Plain, listing, sentence, url
-from ui.page import AS_UPLOADED, Page, into_view
+from ui.page import AS_UPLOADED, IN_TURN, Page, into_view
 from ui.picture_rows import PictureRows
 
 WHITE, BLACK = "#ffffff", "#000000"
@@ -78,12 +78,12 @@ class StyleRows(PictureRows):
             opened.then(js=into_view("look-painter"))
             use = self.of(row, "image", "target", "weight", "mask")
             page.on(
-                [page.app.load, page.base.change, *(part.change for part in (*use.values(), *size.values()))],
+                [self.appears(row), page.base.change, *(part.change for part in (*use.values(), *size.values()))],
                 partial(self.describe, row),
                 inputs={"base": page.base, **size, **use},
                 outputs=[use["target"], self.squares[row]],
                 notice=self.notes[row],
-                trigger_mode="always_last",
+                **IN_TURN,
             )
         on_brush = partial(page.on, outputs=self.outputs, notice=self.painter_notice)
         on_brush(self.brush.release, self.take_painted, inputs={"row": self.painted})

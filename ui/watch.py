@@ -29,7 +29,7 @@ class Watch:
     def __init__(
         self, page: Page, kind: str, *, resumable: bool = False, preview: bool = True, every_s: float = 0.7
     ) -> None:
-        self.studio, self.app, self.on = page.studio, page.app, page.on
+        self.studio, self.app, self.on, self.silent = page.studio, page.app, page.on, page.silent
         self.resumable, self.preview = resumable, preview
         self.token = page.remembered(f"{kind}-job", "")
         self.seen = gr.State("")
@@ -68,8 +68,7 @@ class Watch:
             inputs_kwargs={"token": self.token, "seen": self.seen, **(inputs or {})},
             outputs=[*self.outputs, *outputs],
             queue=False,
-            show_progress="hidden",
-            api_visibility="private",
+            **self.silent,
         )
         wire: dict[str, Any] = {"inputs": {"token": self.token}, "outputs": self.outputs, "notice": self.panel}
         self.on(self.stop.click, self._stop, **wire)

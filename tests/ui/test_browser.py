@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
 
@@ -38,9 +38,11 @@ def browser() -> Iterator[Browser]:
 def open_page(browser: Browser, address: str) -> Iterator[OpenPage]:
     """Opens the page as a new visitor; afterwards, nothing may have gone wrong in it."""
     errors: list[str] = []
+    visits: list[BrowserContext] = []
 
     def open_page(size: tuple[int, int], theme: str = "light") -> Page:
-        page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
+        visits.append(browser.new_context(viewport={"width": size[0], "height": size[1]}))
+        page = visits[-1].new_page()
         page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{address}?__theme={theme}")
@@ -48,6 +50,8 @@ def open_page(browser: Browser, address: str) -> Iterator[OpenPage]:
         return page
 
     yield open_page
+    for visit in visits:
+        visit.close()
     assert errors == []
 
 

@@ -104,7 +104,7 @@ class DatasetTab:
             show_progress_on=self.working,
         )
         added.then(js=SHOW_PHOTOS)
-        added.then(lambda: None, outputs=self.drop, api_visibility="private", show_progress="hidden")
+        added.then(lambda: None, outputs=self.drop, **page.silent)
         sampled = on(
             self.samples.select,
             self.add_sample,

@@ -32,14 +32,14 @@ NO_PICTURE = '<div class="result"><p class="empty">The picture appears here.</p>
 
 class GenerateTab:
     """`inputs` holds the component of every setting by its dotted name; `picture` is the id of the picture in the
-    viewer."""
+    viewer. `last` are the settings this browser asked for last, `known` says on a new visit that there are any."""
 
     name, title = "generate", "Generate"
 
     def __init__(self, page: Page, tab: gr.Tab) -> None:
         self.page, self.studio = page, page.studio
         self.inputs: dict[str, Any] = {"base": page.base}
-        self.last = page.remembered("settings", {})
+        self.last, self.known = page.remembered("settings", {}), page.signal()
         self.picture, self.limit = gr.State(""), gr.State(HISTORY_PAGE)
         with gr.Row(elem_classes=["columns"]):
             with gr.Column(scale=7, elem_classes=["sheet"]):
@@ -47,6 +47,7 @@ class GenerateTab:
                     "Make the picture",
                     "Say what it shows, and stand it on up to three legs: what, where, and how it looks.",
                 )
+                own = self._own(page.base.value)
                 self._ask("prompt", elem_id="prompt", autofocus=False)
                 with gr.Row(elem_classes=["legs"]):
                     with gr.Column(min_width=190, elem_classes=["leg", "what"]):
@@ -59,14 +60,14 @@ class GenerateTab:
                 self.start = StartPicture(page, self.inputs)
                 with gr.Row(elem_classes=["numbers"]):
                     for name in ("guidance_scale", "steps", "width", "height", "count", "seed"):
-                        self._ask(name, min_width=84, info=None, elem_id=name.replace("_", "-"))
+                        self._ask(name, min_width=84, info=None, elem_id=name.replace("_", "-"), **own.get(name, {}))
                     self.random = gr.Checkbox(True, label="Random", min_width=90, elem_id="random-seed")
                 self._ask("negative_prompt", elem_id="negative-prompt")
                 self.guidance = Guidance(page, self.inputs)
                 with gr.Accordion("Expert", open=False):
-                    self._ask("scheduler", elem_id="scheduler")
+                    self._ask("scheduler", elem_id="scheduler", **own["scheduler"])
                     self._ask("memory", elem_id="memory")
-                    self._ask("true_cfg_scale", elem_id="true-cfg", visible=False)
+                    self._ask("true_cfg_scale", elem_id="true-cfg", **own["true_cfg_scale"])
                     self.score = gr.Checkbox(
                         True, label="Score every picture", info="How well it kept what was asked", elem_id="score"
                     )
@@ -159,11 +160,13 @@ class GenerateTab:
         viewer = [self.viewer, self.actions, self.details, self.download, self.picture]
         listed = [self.history, self.more]
         several = [self.batch, self.made, self.best_first, self.reasons]
-        started = [*self.watch.outputs, *viewer, *several, inputs["seed"], self.last]
+        started, last = [*self.watch.outputs, *viewer, *several, inputs["seed"], self.last], {"last": self.last}
 
         on([page.app.load, tab.select], self.list_loras, inputs=chosen, outputs=stack)
         changes = [on([menu.input for menu in menus], self.show_stack, inputs=chosen, outputs=stack)]
-        on(page.app.load, self.reload, inputs={"last": self.last, "base": page.base}, outputs=everything)
+        # In two events, as it takes the browser seconds to set every control, which a first visit is spared.
+        on(page.app.load, lambda *, last: {self.known: "yes"} if last else {}, inputs=last, outputs=[self.known])
+        on(self.known.change, self.refill, inputs=last, outputs=everything)
         on_lora = partial(page.on, notice=self.lora_notice)
         for row, remove in enumerate(self.removes):
             weight = inputs[f"loras.{row}.weight"]
@@ -226,7 +229,7 @@ class GenerateTab:
         on_picture([page.app.load, tab.select], self.list_pictures, inputs={"limit": self.limit}, outputs=listed)
         on_picture(self.more.click, self.list_more, inputs={"limit": self.limit}, outputs=[*listed, self.limit])
         on_picture(self.drop.upload, self.restore, inputs={"file": self.drop}, outputs=everything).then(
-            lambda: None, outputs=self.drop, api_visibility="private", show_progress="hidden"
+            lambda: None, outputs=self.drop, **page.silent
         )
         costly = {name: inputs[name] for name in ("base", "width", "height", "memory", "attention")}
         on(  # when a person changes something, not as the page starts: it takes the heavy libraries
@@ -240,9 +243,7 @@ class GenerateTab:
             page.base.input,
             self.defaults,
             inputs={"base": page.base},
-            outputs=[
-                inputs[name] for name in ("width", "height", "steps", "guidance_scale", "true_cfg_scale", "scheduler")
-            ],
+            outputs=[inputs[name] for name in self._own(page.base.value)],
         )
 
     def weigh(self, *, width: int | None, height: int | None, **costly: str) -> dict[Any, Any]:
@@ -320,16 +321,20 @@ class GenerateTab:
         return self.take_lora(handed={"lora": record.id}, prompt=prompt, **loras)
 
     def defaults(self, *, base: str) -> dict[Any, Any]:
-        """A base's own size, steps and CFG, and what it can be asked for, when the person changes to it."""
+        """What a base asks for, when the person changes to it."""
+        return {self.inputs[name]: gr.update(**props) for name, props in self._own(base).items()}
+
+    def _own(self, base: str) -> dict[str, dict[str, Any]]:
+        """A base's own size, steps and CFG, and what it can be asked for, by the names of the settings."""
         chosen = next(b for b in self.studio.bases() if b.name == base)
         schedulers = [choice for choice in form.SCHEDULERS if choice[1] in chosen.spec.schedulers]
         return {
-            self.inputs["width"]: chosen.default_size_px,
-            self.inputs["height"]: chosen.default_size_px,
-            self.inputs["steps"]: chosen.default_steps,
-            self.inputs["guidance_scale"]: chosen.default_guidance,
-            self.inputs["true_cfg_scale"]: gr.update(value=1, visible="true_cfg" in chosen.spec.supports),
-            self.inputs["scheduler"]: gr.update(choices=schedulers, value="default"),
+            "width": {"value": chosen.default_size_px},
+            "height": {"value": chosen.default_size_px},
+            "steps": {"value": chosen.default_steps},
+            "guidance_scale": {"value": chosen.default_guidance},
+            "true_cfg_scale": {"value": 1, "visible": "true_cfg" in chosen.spec.supports},
+            "scheduler": {"choices": schedulers, "value": "default"},
         }
 
     # Pictures
@@ -431,8 +436,8 @@ class GenerateTab:
 
     # Settings back into the page
 
-    def reload(self, *, last: dict[str, Any], base: str) -> dict[Any, Any]:
-        return self.fill(GenerateSettings.from_dict(last)) if last else self.defaults(base=base)
+    def refill(self, *, last: dict[str, Any]) -> dict[Any, Any]:
+        return self.fill(GenerateSettings.from_dict(last))
 
     def use_again(self, *, picture: str) -> dict[Any, Any]:
         return self._restored(self.studio.picture_file(picture))
