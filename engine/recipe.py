@@ -32,6 +32,7 @@ SAMPLERS = {
     "dpmpp_2m_karras": ("DPM++ 2M", "Karras"),
     "unipc": ("UniPC", "Automatic"),
     "lcm": ("LCM", "Automatic"),
+    "shift_3": ("Euler", "Simple"),
 }
 """Our scheduler names as A1111's sampler and schedule type."""
 

@@ -18,7 +18,7 @@ ControlName = Literal[
     "canny", "openpose", "depth", "normal", "segmentation", "softedge", "lines", "scribble", "lineart"
 ]
 Goal = Literal["product", "face", "character", "style"]
-SchedulerName = Literal[
+DiffusionSchedulerName = Literal[
     "default",
     "ddim",
     "ddim_trailing",
@@ -30,6 +30,7 @@ SchedulerName = Literal[
     "unipc",
     "lcm",
 ]
+SchedulerName = Literal[DiffusionSchedulerName, "shift_3"]
 StepCacheName = Literal["none", "first_block", "mag"]
 AttentionName = Literal["auto", "math", "cudnn", "flash", "flash_3", "sage"]
 StyleTarget = Literal["all", "style", "layout"]

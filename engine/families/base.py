@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from engine.errors import MissingModel
 from engine.families.components import Components, Embeds, IPAdapter
-from engine.settings import GenerateSettings, SchedulerName, StepCacheName, StyleTarget, Task
+from engine.settings import DiffusionSchedulerName, GenerateSettings, SchedulerName, StepCacheName, StyleTarget, Task
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ class FamilySpec:
     side_step_px: int = 8
     precision: Literal["float16", "bfloat16"] = "float16"
     objective: Objective = "denoising"
-    schedulers: tuple[SchedulerName, ...] = typing.get_args(SchedulerName)
+    schedulers: tuple[SchedulerName, ...] = typing.get_args(DiffusionSchedulerName)
     lora_targets: tuple[str, ...]
     supports: frozenset[str]
     style_targets: tuple[StyleTarget, ...]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.families.base import Base, FamilySpec
-from engine.families.components import Conditioned, Embeds
+from engine.families.components import Components, Conditioned, Embeds
 from engine.families.flux import pack, unpack
 from engine.families.transformer import SCHEDULERS, TransformerComponents, TransformerFamily, padded, trimmed
-from engine.settings import GenerateSettings
+from engine.settings import GenerateSettings, SchedulerName
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ SPEC = FamilySpec(
     side_step_px=16,
     precision="bfloat16",
     objective="flow",
-    schedulers=SCHEDULERS,
+    schedulers=(*SCHEDULERS, "shift_3"),
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
     supports=frozenset({"controlnet", "negative_prompt", "attention_kernels", "compiled_blocks"}),
     step_caches=("first_block",),
@@ -108,6 +108,15 @@ class QwenImageComponents(TransformerComponents):
 
 @dataclass(frozen=True, kw_only=True)
 class QwenImage(TransformerFamily):
+    def scheduler(self, parts: Components, name: SchedulerName) -> Any:
+        """With "shift_3" noise levels are sigma' = 3 sigma / (1 + 2 sigma) at any size of the picture, as Lightning was
+        distilled with: https://github.com/ModelTC/Qwen-Image-Lightning."""
+        own = super().scheduler(parts, name)
+        if name == "default":
+            return own
+        shift = math.log(3)  # the pipeline hands over e's exponent
+        return type(own).from_config(own.config, base_shift=shift, max_shift=shift, shift_terminal=None)
+
     def encode(self, pipeline: Any, texts: Sequence[str | None]) -> Embeds:
         embeds, mask = pipeline.encode_prompt([text or "" for text in texts], pipeline.device)
         if mask is None:

@@ -69,6 +69,7 @@ class SDXLComponents(UNetComponents):
 
 def base() -> Base:
     """SDXL base 1.0 with ControlNets and the IP-Adapter made for it, by name from the Hub."""
+    union = "xinsir/controlnet-union-sdxl-1.0"
     return Base(
         name="sdxl",
         title="Stable Diffusion XL",
@@ -82,6 +83,7 @@ def base() -> Base:
             "canny": "diffusers/controlnet-canny-sdxl-1.0",
             "depth": "diffusers/controlnet-depth-sdxl-1.0",
             "openpose": "xinsir/controlnet-openpose-sdxl-1.0",
+            **dict.fromkeys(("normal", "segmentation", "softedge", "lines", "scribble", "lineart"), union),
         },
         ip_adapter="h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors",
     )

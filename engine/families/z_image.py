@@ -53,7 +53,9 @@ SPEC = FamilySpec(
 
 
 def turbo() -> Base:
-    """Z-Image Turbo, distilled for nine steps without guidance, by name from the Hub."""
+    """Z-Image Turbo, distilled for nine steps without guidance, by name from the Hub, as is its ControlNet for several
+    kinds of maps."""
+    union = "hlky/Z-Image-Turbo-Fun-Controlnet-Union-2.1"  # that of alibaba-pai in diffusers' layout
     return Base(
         name="z_image_turbo",
         title="Z-Image Turbo",
@@ -62,13 +64,19 @@ def turbo() -> Base:
         default_size_px=1024,
         default_steps=9,
         default_guidance=1.0,
+        controlnets=dict.fromkeys(("canny", "softedge", "depth", "openpose", "lines"), union),
     )
 
 
 def base() -> Base:
     """Z-Image, which takes guidance."""
     return turbo().replace(
-        name="z_image", title="Z-Image", source="Tongyi-MAI/Z-Image", default_steps=50, default_guidance=5.0
+        name="z_image",
+        title="Z-Image",
+        source="Tongyi-MAI/Z-Image",
+        default_steps=50,
+        default_guidance=5.0,
+        controlnets={},  # that of Turbo was distilled with it
     )
 
 

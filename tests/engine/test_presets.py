@@ -71,6 +71,12 @@ def test_a_few_step_lora_is_made_with_what_its_card_says(name: str) -> None:
     GenerateSettings.from_dict({"prompt": "a mug", **values})
 
 
+def test_lightning_of_qwen_image_takes_the_noise_levels_it_was_distilled_with() -> None:
+    found = few_steps(["Qwen-Image-Lightning-8steps-V1.1"], "qwen_image")
+    assert found is not None
+    assert (found.steps, found.guidance_scale, found.scheduler) == (8, 1.0, "shift_3")
+
+
 @pytest.mark.parametrize(
     "name", ["My bear", "hyperreal portraits", "lightning bolts", "turbo engine v2", "12 steps up"]
 )

@@ -115,6 +115,17 @@ def test_nothing_attached_is_plain_diffusers(tiny: Tiny) -> None:
         assert np.array_equal(tiny.draw(settings), tiny.plain(settings, pipeline))
 
 
+def test_shifted_by_three_at_any_size(tiny: Tiny) -> None:
+    if "shift_3" not in tiny.base.spec.schedulers:
+        pytest.skip("not in this family")
+    settings = tiny.guided.replace(scheduler="shift_3", steps=4)
+    pipeline = tiny.family.pipeline(tiny.parts, "shift_3")
+    for width in (SIDE_PX, 2 * SIDE_PX):
+        render(pipeline, settings.replace(width=width), tiny.base)
+        sigmas = np.linspace(1, 0, 5)
+        np.testing.assert_allclose(pipeline.scheduler.sigmas, 3 * sigmas / (1 + 2 * sigmas), rtol=1e-6)
+
+
 def test_a_lora_is_diffusers(tiny: Tiny) -> None:
     pipeline = tiny.pipeline()
     pipeline.load_lora_weights(tiny.lora_file.parent, weight_name=tiny.lora_file.name, adapter_name="lora")
@@ -235,9 +246,10 @@ def test_from_settings_to_the_picture_of_diffusers(tiny: Tiny, tmp_path: Path) -
 
 
 def test_what_the_family_lacks_is_refused_in_a_sentence(tiny: Tiny) -> None:
+    schedulers = ", ".join(tiny.base.spec.schedulers)
     lacking: list[tuple[dict[str, Any], str]] = [
         ({"width": 72}, "The width is 72 px, which tiny cannot draw. Use a multiple of 16, such as 64."),
-        ({"scheduler": "euler_a"}, "tiny does not run with the scheduler euler_a. Choose: default."),
+        ({"scheduler": "euler_a"}, f"tiny does not run with the scheduler euler_a. Choose: {schedulers}."),
         (
             {"controls": (ControlUse(kind="segmentation", image="ab"),)},
             "tiny has no ControlNet for areas yet"
