@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from engine import families
-from engine.abilities import require_supported, why_not_guidance, why_not_negative_prompt
+from engine.abilities import WhyNot, require_supported
 from engine.adapters import Attached, Control, Lora, Style, attach
 from engine.adapters.attention import attending
 from engine.adapters.compiled import compiled
@@ -335,9 +335,10 @@ def _of_part(make: "Callable[[int, int], Image]", start: Start | None, settings:
 
 
 def _note_what_is_not_read(pipeline: Any, settings: GenerateSettings, base: Base, work: Work) -> None:
-    if settings.guidance_scale != 1 and (reason := why_not_guidance(base)):
+    why_not = WhyNot(base)
+    if settings.guidance_scale != 1 and (reason := why_not.guidance()):
         work.note(reason)
-    if settings.negative_prompt and (reason := why_not_negative_prompt(settings, base)):
+    if settings.negative_prompt and (reason := why_not.negative_prompt(settings)):
         work.note(reason)
     tokenizer, most = families.family(base.family).reads(pipeline)
     for name, text in (("prompt", settings.prompt), ("negative prompt", settings.negative_prompt)):

@@ -27,17 +27,13 @@ from engine.recipe import Recipe, read_png
 from engine.samples import Samples, load_samples
 from engine.scores import Ranked, Score, rank
 from engine.settings import (
-    AttentionName,
     CaptionSettings,
     ControlUse,
     CropBox,
     GenerateSettings,
     Goal,
     SheetSettings,
-    StepCacheName,
-    StyleTarget,
     StyleUse,
-    Task,
     TrainSettings,
 )
 from engine.workspace import Dataset, LoraRecord, PictureRecord, Workspace
@@ -45,6 +41,8 @@ from engine.workspace import Dataset, LoraRecord, PictureRecord, Workspace
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+    from engine.abilities import WhyNot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +74,12 @@ class Studio:
 
     def bases(self) -> list[Base]:
         return list(BASES.values())
+
+    def why_not(self, base: str) -> "WhyNot":
+        """What that base cannot do, and why."""
+        from engine.abilities import WhyNot
+
+        return WhyNot(families.base(base))
 
     def refused_models(self) -> list[str]:
         """A sentence on each file in the folder of models that is no base."""
@@ -196,12 +200,6 @@ class Studio:
 
         return training_preset(goal, base, quality)
 
-    def why_not_text_encoder(self, base: str) -> str:
-        """Why the text encoder of a base cannot learn with a LoRA, in a sentence; empty when it can."""
-        from engine.abilities import why_not_text_encoder
-
-        return why_not_text_encoder(families.base(base))
-
     def few_steps(self, loras: Sequence[str], base: str) -> FewSteps | None:
         """How pictures are made with this stack, if a LoRA in it was distilled to take few steps."""
         from engine.lora.metadata import names_of
@@ -265,52 +263,6 @@ class Studio:
 
     def control_kinds(self) -> list[ControlKind]:
         return list(KINDS.values())
-
-    def why_not_control(self, kind: str, base: str) -> str:
-        """Why a base cannot follow a kind of map, in a sentence; empty when it can."""
-        from engine.abilities import why_not_control
-
-        return why_not_control(kind, families.base(base))
-
-    def why_not_task(self, task: Task, base: str) -> str:
-        """Why a base cannot start from a picture, or repaint a part of one, in a sentence; empty when it can."""
-        from engine.abilities import why_not_task
-
-        return why_not_task(task, families.base(base))
-
-    def why_not_guidance(self, base: str) -> str:
-        """Why CFG has no effect on a base, in a sentence; empty when it has."""
-        from engine.abilities import why_not_guidance
-
-        return why_not_guidance(families.base(base))
-
-    def why_not_negative_prompt(self, settings: GenerateSettings) -> str:
-        """Why the negative prompt has no effect on a picture, in a sentence; empty when it has."""
-        from engine.abilities import why_not_negative_prompt
-
-        return why_not_negative_prompt(settings, families.base(settings.base))
-
-    def why_not_guidance_interval(self, base: str) -> str:
-        """Why a base cannot be guided for a part of the steps, in a sentence; empty when it can."""
-        from engine.abilities import why_not_guidance_interval
-
-        return why_not_guidance_interval(families.base(base))
-
-    def why_not_attention(self, name: AttentionName, base: str) -> str:
-        """Why a kernel cannot compute attention for a base here, in a sentence; empty when it can."""
-        from engine.abilities import why_not_attention
-
-        return why_not_attention(name, families.base(base))
-
-    def why_not_compile(self, settings: GenerateSettings) -> str:
-        """Why blocks cannot be compiled here for such a picture, in a sentence; empty when they can."""
-        from engine.abilities import why_not_compile
-
-        return why_not_compile(settings, families.base(settings.base))
-
-    def step_caches(self, base: str) -> tuple[StepCacheName, ...]:
-        """The step caches that a base can be run with."""
-        return families.base(base).spec.step_caches
 
     def empty_mask(self, image_hash: str) -> str:
         """A mask on which nothing of a kept picture is marked, to be painted on; its content hash."""
@@ -379,13 +331,6 @@ class Studio:
     def standing_person(self, width: int, height: int) -> "np.ndarray":
         """The joints of someone who stands in the middle of a picture, (18, 3)."""
         return skeletons.standing((width, height))
-
-    def why_not_style(self, target: StyleTarget, is_masked: bool, base: str) -> str:
-        """Why a base cannot take a part of a reference, or let it act in a part of the picture, in a sentence; empty
-        when it can."""
-        from engine.abilities import why_not_style
-
-        return why_not_style(target, is_masked, families.base(base))
 
     def keep_style_mask(self, png: bytes) -> str:
         """The mask of a reference that was painted by hand; its content hash. Raises: BadImage."""

@@ -33,13 +33,13 @@ class Guidance:
         """CFG without effect is set to 1; a negative prompt without effect stays, for when it has one again."""
         if guidance_scale is None:  # a box that is being typed in
             return {}
-        why_not = self.studio.why_not_guidance(base)
+        why_not = self.studio.why_not(base)
         asked = GenerateSettings(prompt="-", base=base, guidance_scale=guidance_scale, true_cfg_scale=true_cfg_scale)
-        unread = self.studio.why_not_negative_prompt(asked)
+        unguided, unread = why_not.guidance(), why_not.negative_prompt(asked)
         return {
             self.inputs["guidance_scale"]: gr.Number(value=1, interactive=False)
-            if why_not
+            if unguided
             else gr.Number(interactive=True),
             self.inputs["negative_prompt"]: gr.Textbox(interactive=not unread, info=unread or None),
-            self.notes: sentence(why_not) if why_not else "",
+            self.notes: sentence(unguided) if unguided else "",
         }

@@ -113,7 +113,8 @@ class LayoutRows(PictureRows):
         self, row: int, *, base: str, width: int, height: int, kind: str, image: str, detected: bool, strength: float
     ) -> dict[Any, Any]:
         """Say below the row what stands in its way, and beside each kind when the base cannot follow it."""
-        reasons = {k: self.studio.why_not_control(k.name, base) for k in self.kinds.values()}
+        why_not = self.studio.why_not(base)
+        reasons = {k: why_not.control(k.name) for k in self.kinds.values()}
         choices = [(f"{k.title} (not with this base)" if reason else k.title, k.name) for k, reason in reasons.items()]
         said: list[str] = []
         if unfit := reasons[self.kinds[kind]]:

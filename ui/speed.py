@@ -51,19 +51,20 @@ class Speed:
         self, *, base: str, step_cache: StepCacheName, attention: AttentionName, **layouts: str
     ) -> dict[Any, Any]:
         """What the base cannot do is greyed and set to do nothing; what stands in the way of a choice is said."""
-        why_not, caches = self.studio.why_not_guidance_interval(base), self.studio.step_caches(base)
+        why_not = self.studio.why_not(base)
+        caches, unguided = why_not.base.spec.step_caches, why_not.guidance_interval()
         choices = [(title, name) for title, name in form.STEP_CACHES if name in ("none", *caches)]
         in_use = step_cache in caches
         is_off = in_use and any(layouts.values())
-        no_kernel = self.studio.why_not_attention("math", base)  # which takes neither a package nor a GPU
+        no_kernel = why_not.attention("math")  # which takes neither a package nor a GPU
         asked = GenerateSettings(prompt="-", base=base, step_cache=step_cache if in_use else "none")
         said = [
             "The step cache is off while there is a layout: with it, the layout may not hold." if is_off else "",
-            "" if no_kernel else self.studio.why_not_attention(attention, base),
+            "" if no_kernel else why_not.attention(attention),
         ]
         return {
-            self.inputs["guidance_start"]: self._unless(why_not, "guidance_start", 0.0),
-            self.inputs["guidance_end"]: self._unless(why_not, "guidance_end", 1.0),
+            self.inputs["guidance_start"]: self._unless(unguided, "guidance_start", 0.0),
+            self.inputs["guidance_end"]: self._unless(unguided, "guidance_end", 1.0),
             self.inputs["step_cache"]: gr.Dropdown(
                 choices,
                 value=step_cache if in_use else "none",
@@ -72,7 +73,7 @@ class Speed:
             ),
             self.inputs["step_cache_threshold"]: gr.Slider(visible=in_use),
             self.inputs["attention"]: self._unless(no_kernel, "attention", "auto"),
-            self.inputs["compile"]: self._unless(self.studio.why_not_compile(asked), "compile", False),
+            self.inputs["compile"]: self._unless(why_not.compile(asked), "compile", False),
             self.notes: listing(("warn", one) for one in said if one),
         }
 

@@ -133,7 +133,7 @@ class StartPicture:
         self, *, base: str, width: int, height: int, image: str, mask: str, only_masked: bool
     ) -> dict[Any, Any]:
         """Say what stands in the way of the start, and what is done to it; grey what the base cannot do."""
-        no_start, no_mask = (self.studio.why_not_task(task, base) for task in ("image_to_image", "inpainting"))
+        no_start, no_mask = map(self.studio.why_not(base).task, ("image_to_image", "inpainting"))
         said: list[str] = []
         if image and (reason := no_mask if mask else no_start):
             said.append(f"{reason} Take the picture away, or choose another base at the top.")

@@ -138,8 +138,8 @@ class StyleRows(PictureRows):
             for title, name in form.FORMS[StyleUse]["target"].choices
         ]
         said: list[str] = []
-        if problem := self.studio.why_not_style(target, bool(mask), base):
-            takes_none = problem == self.studio.why_not_style("all", False, base)
+        if problem := self.studio.why_not(base).style(target, bool(mask)):
+            takes_none = problem == self.studio.why_not(base).style("all", False)
             said.append(f"{problem} {OTHER_BASE if takes_none else WHOLE_OR_OTHER_BASE}")
         if image and weight == 0:
             said.append("At weight 0 this look does nothing.")
@@ -152,7 +152,7 @@ class StyleRows(PictureRows):
         }
 
     def _unfit(self, target: Any, base: str) -> bool:
-        return bool(self.studio.why_not_style(target, False, base))
+        return bool(self.studio.why_not(base).style(target, False))
 
     def _square(self, image: str) -> str:
         width, height = self.studio.image_size(image)

@@ -15,10 +15,11 @@ from engine import families
 from engine.errors import BadLora
 from engine.families import Base
 from engine.lora import metadata as words
-from engine.lora.match import Match, match
+from engine.lora.match import Match, match, misfit
 from engine.lora.metadata import PeftSettings
 from engine.lora.names import LoraFormat, joint_layers, swapped_layers, tensor_names
 from engine.lora.networks import DORA_SCALE, Network, Shape, join, network, rank_of, split, with_halves_swapped
+from engine.lora.origins import TITLES
 from engine.workspace import LoraRecord, Workspace, write_bytes
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def read_lora(path: Path, base: Base, *, title: str | None = None) -> LoraFile:
             metadata = file.metadata() or {}
             settings = PeftSettings.of(metadata)
             matched = match(title, shapes, base)
+            if (family := words.family_of(metadata)) not in (None, base.family):
+                raise misfit(title, base, f"it says that it was made for {TITLES[family]}")
             layers: dict[str, Network] = {}
             for found in matched:
                 net = _network({role: file.get_tensor(key) for role, key in found.keys.items()}, found, settings)

@@ -47,13 +47,13 @@ def match(title: str, shapes: Mapping[str, Shape], base: Base) -> list[Match]:
     for layer, network_shapes in networks.items():
         if layer not in names:
             _refuse_other_family(title, networks, base, base_layers)
-            raise _misfit(title, base, f"it has a layer {layer}, which the base lacks")
+            raise misfit(title, base, f"it has a layer {layer}, which the base lacks")
         of_base = [base_layers[name] for name in names[layer]]
         sizes = tuple(shape[0] for shape in of_base)
         shape = (sum(sizes), *of_base[0][1:])
         if not fits(network_shapes, shape):
             _refuse_other_family(title, networks, base, base_layers)
-            raise _misfit(title, base, f"its layer {names[layer][0]} has another size")
+            raise misfit(title, base, f"its layer {names[layer][0]} has another size")
         scale = network_shapes.get(DORA_SCALE, shape)
         if len(sizes) > 1 and math.prod(scale) != shape[0] and DORA_SCALE in network_shapes:
             raise BadLora(
@@ -82,10 +82,11 @@ def _refuse_other_family(
     # A base of its family may look like one of another, as a small one with the deep attention of a large one does
     if other_width or maker not in (None, base.family, made_for(base_sizes)):
         reason = f"it was made for {TITLES.get(maker or '', 'another base')}"
-        raise _misfit(
+        raise misfit(
             title, base, f"{reason}, whose text is {width} wide instead of {base_width}" if other_width else reason
         )
 
 
-def _misfit(title: str, base: Base, reason: str) -> BadLora:
+def misfit(title: str, base: Base, reason: str) -> BadLora:
+    """The refusal of a LoRA that is not for `base`."""
     return BadLora(f"{title} does not fit the base {base.title}: {reason}.", f"Choose a LoRA made for {base.title}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mode
 from typing import TYPE_CHECKING, Any
 
-from engine.families import Base
+from engine.families import BASES, FAMILIES, Base
 from engine.lora.networks import Network
 
 if TYPE_CHECKING:
@@ -57,6 +57,17 @@ def trigger_of(metadata: Mapping[str, str]) -> str:
     folders = json.loads(metadata.get("ss_tag_frequency", "{}")).values()
     counts = [(count, tag.strip()) for tags in folders for tag, count in tags.items()]
     return max(counts, default=(0, ""))[1]
+
+
+def family_of(metadata: Mapping[str, str]) -> str | None:
+    """The family, by its name, that a file says it was made for. Layers do not always tell: those of the attention of
+    FLUX.2 klein are called as Flux's, and are as large."""
+    specs = [family.spec for family in FAMILIES.values()]
+    architectures = {spec.modelspec_architecture: spec.name for spec in specs}
+    architectures |= {base.architecture: base.family for base in BASES.values() if base.architecture}
+    versions = {spec.ss_base_model_version: spec.name for spec in specs}
+    said = metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", "")
+    return architectures.get(said[0]) or versions.get(said[1])
 
 
 def names_of(file: Path) -> list[str]:

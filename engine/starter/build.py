@@ -178,6 +178,7 @@ _MODEL_INDEX = {
 
 def build_controlnet(bench: Workbench, minutes: float) -> None:
     network = bench.load(ControlNetModel, UNION, lambda: control.new_controlnet(bench.unet))
+    control.strengthened(network, 1 / control.STRENGTH)
     trained = control.train_controlnet(
         network,
         bench.unet,
@@ -190,7 +191,7 @@ def build_controlnet(bench: Workbench, minutes: float) -> None:
         size=bench.size,
         minutes=minutes,
     )
-    bench.save(trained, UNION)
+    bench.save(control.strengthened(trained, control.STRENGTH), UNION)
     (bench.preset / UNION / UNION_KINDS).write_text(json.dumps(list(control.TAUGHT), indent=2) + "\n")
 
 

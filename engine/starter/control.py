@@ -46,6 +46,8 @@ LIKE_EDGES: tuple[ControlName, ...] = ("canny", "depth", "normal", "segmentation
 MAPS = {16: 16, 32: 8}  # in a batch; each decides the layout of as many pictures as its scene has looks
 EMPTY_CAPTION_SHARE = 0.4
 LAYOUT_NOISE_SKEW = 2.5  # more than for the base: what little noise leaves of the layout needs no map
+STRENGTH = 1.4
+"""How much more the finished ControlNet adds than in training, where everything around a step is the truth."""
 CONDITIONING_WIDTHS = (16, 32, 64, 96)
 # OpenPose's joints with the person's left and right exchanged, as a mirror does.
 _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
@@ -54,6 +56,15 @@ _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
 def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     """A copy of the base's encoder with zero convolutions and three halvings from pixels to latents."""
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=CONDITIONING_WIDTHS)
+
+
+def strengthened(controlnet: ControlNetModel, factor: float) -> ControlNetModel:
+    """`controlnet`, which from now on adds `factor` times as much: its last layers are linear."""
+    with torch.no_grad():
+        for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+            for parameter in layer.parameters():  # type: ignore[union-attr]
+                parameter *= factor
+    return controlnet
 
 
 def canny_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Each case is a picture or a training, made by the code that makes all of them, in a process of its own: what its memory
 was at most, less what it was after the same job on a tiny base, which has imported everything. The C allocator is told
-to give back at once what is freed, so that the peak is what was in use. The models are of Stable Diffusion's
+to give back at once what is freed, so that the peak is what was in use. The models are of Stable Diffusion's and Flux's
 architectures with random weights, narrower than the real ones.
 
 The last line is a JSON object: for each case `estimated_bytes` and `measured_bytes`; `worst_error` is the largest
@@ -34,6 +34,7 @@ from engine.training.__main__ import train_lora
 from engine.workspace import Workspace
 from tests.benchmarks.training import make_photos
 from tests.tiny import make_tiny_base, make_tiny_sdxl
+from tests.tiny_transformers import make_tiny_flux
 
 PROJECT = Path(__file__).parents[2]
 AT_ONCE = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -56,8 +57,19 @@ NARROW: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": {"num_hidden_layers": 4},
         "text_encoder_2": {"num_hidden_layers": 2},
     },
+    "flux": {
+        "transformer": {
+            "num_layers": 4,
+            "num_single_layers": 8,
+            "attention_head_dim": 64,
+            "num_attention_heads": 8,
+            "axes_dims_rope": (16, 24, 24),
+        },
+        "vae": _VAE,
+    },
 }
-"""By family, where the configurations of the narrow bases differ from the real ones."""
+"""By family, where the configurations of the narrow bases differ from the real ones, or Flux's from the tiny one."""
+TINY = {"sd15": make_tiny_base, "sdxl": make_tiny_sdxl, "flux": make_tiny_flux}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +78,7 @@ class Case:
 
     name: str
     task: Literal["generate", "train"]
-    base: Literal["sd15", "sdxl", "starter"]
+    base: Literal["sd15", "sdxl", "flux", "starter"]
     settings: dict[str, Any] = field(default_factory=dict)
 
     def asked(self, base: str) -> GenerateSettings | TrainSettings:
@@ -106,6 +118,8 @@ CASES = (
         settings={"resolution": 256, "batch_size": 4, "rank": 64},
     ),
     Case(name="training, SDXL, 256 px", task="train", base="sdxl", settings={"resolution": 256, "batch_size": 1}),
+    Case(name="picture, Flux, 512 px", task="generate", base="flux", settings={"width": 512, "height": 512}),
+    Case(name="training, Flux, 256 px", task="train", base="flux", settings={"resolution": 256, "batch_size": 2}),
     Case(
         name="training with the text encoder, starter",
         task="train",
@@ -140,32 +154,38 @@ def error(result: dict[str, int]) -> float:
 
 def make_base(base: str, models: Path) -> str:
     """Write into the folder of models a narrow base of a family and a tiny one; the name of the one to measure."""
-    family = "sd15" if base == "starter" else base
-    if not (models / f"tiny_{family}").exists():
-        {"sd15": make_tiny_base, "sdxl": make_tiny_sdxl}[family](models / f"tiny_{family}")
+    family = _family(base)
+    tiny, narrow = models / f"tiny_{family}", models / f"narrow_{family}"
+    if not tiny.exists():
+        TINY[family](tiny)
     if base == "starter":
         return base
-    if not (models / f"narrow_{family}").exists():
-        make_narrow(models / f"narrow_{family}", family)
-    return f"narrow_{family}"
+    if not narrow.exists():
+        configurations = CONFIGURATIONS / family
+        make_narrow(narrow, family, configurations if configurations.exists() else tiny)
+    return narrow.name
 
 
-def make_narrow(folder: Path, family: str) -> None:
-    """A base of the family with random weights, of the widths in `NARROW`, in half precision as published ones are."""
+def _family(base: str) -> str:
+    return "sd15" if base == "starter" else base.removeprefix("narrow_")
+
+
+def make_narrow(folder: Path, family: str, source: Path) -> None:
+    """A base of the family with random weights, configured as in `source` but for the widths in `NARROW`, in half
+    precision as published ones are."""
     import diffusers
     import transformers
 
-    source, spec = CONFIGURATIONS / family, families.family(family).spec
+    own: Any = families.family(family)
     models: dict[str, Any] = {}
     for part, changes in NARROW[family].items():
-        if class_name := spec.text_encoders.get(part):
+        if class_name := own.spec.text_encoders.get(part):
             model_class = getattr(transformers, class_name)
             models[part] = model_class(model_class.config_class.from_pretrained(source / part, **changes))
         else:
-            model_class: Any = diffusers.UNet2DConditionModel if part == "unet" else diffusers.AutoencoderKL
-            models[part] = model_class.from_config({**model_class.load_config(source / part), **changes})
-    own: Any = families.family(family)
-    pipeline = getattr(diffusers, spec.pipeline).from_pretrained(source, **models, **own.options)
+            config = json.loads((source / part / "config.json").read_text())
+            models[part] = getattr(diffusers, config["_class_name"]).from_config({**config, **changes})
+    pipeline = getattr(diffusers, own.spec.pipeline).from_pretrained(source, **models, **own.options)
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
 
 
@@ -190,7 +210,7 @@ def measured_here(case: Case, base: str) -> int:
     """The peak of this process during the case, over what it was after the same on a tiny base."""
     tiny = replace(case, settings={side: 64 for side in case.settings if side in ("width", "height", "resolution")})
     with tempfile.TemporaryDirectory() as folder:
-        perform(tiny, "tiny_sdxl" if "sdxl" in base else "tiny_sd15", Path(folder) / "tiny")
+        perform(tiny, f"tiny_{_family(base)}", Path(folder) / "tiny")
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the peak is found anew
         before_bytes = _status_bytes("VmRSS")

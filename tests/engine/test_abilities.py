@@ -12,14 +12,7 @@ import torch
 from PIL import Image
 
 from engine import families
-from engine.abilities import (
-    require_supported,
-    require_trainable,
-    why_not_guidance,
-    why_not_guidance_interval,
-    why_not_negative_prompt,
-    why_not_text_encoder,
-)
+from engine.abilities import WhyNot, require_supported, require_trainable
 from engine.cache import ModelCache
 from engine.errors import BadSettings
 from engine.generation import generate
@@ -87,8 +80,8 @@ def plain(pipeline: Any, settings: GenerateSettings) -> np.ndarray:
 def test_what_has_no_effect_is_said(made: tuple[Path, str, str], tmp_path: Path) -> None:
     folder, no_guidance, no_negative_prompt = made
     base = families.base("tiny")
-    assert why_not_guidance(base) == no_guidance
-    assert why_not_negative_prompt(SETTINGS, base) == no_negative_prompt
+    assert WhyNot(base).guidance() == no_guidance
+    assert WhyNot(base).negative_prompt(SETTINGS) == no_negative_prompt
 
     pipeline: Any = getattr(diffusers, base.spec.pipeline).from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -106,17 +99,17 @@ def test_what_has_no_effect_is_said(made: tuple[Path, str, str], tmp_path: Path)
 
 def test_a_negative_prompt_that_only_needs_more_guidance() -> None:
     schnell, klein, sd15 = (families.base(name) for name in ("flux_schnell", "flux2_klein", "sd15"))
-    assert why_not_negative_prompt(SETTINGS.replace(true_cfg_scale=2.0), schnell) == ""
-    assert "FLUX.2 klein was distilled" in why_not_negative_prompt(SETTINGS.replace(guidance_scale=9.0), klein)
+    assert WhyNot(schnell).negative_prompt(SETTINGS.replace(true_cfg_scale=2.0)) == ""
+    assert "FLUX.2 klein was distilled" in WhyNot(klein).negative_prompt(SETTINGS.replace(guidance_scale=9.0))
     at_1 = "The negative prompt has no effect at CFG 1: choose more."
-    assert why_not_negative_prompt(SETTINGS.replace(guidance_scale=1.0), sd15) == at_1
+    assert WhyNot(sd15).negative_prompt(SETTINGS.replace(guidance_scale=1.0)) == at_1
 
 
 def test_a_base_that_is_told_its_guidance_has_it_in_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPOD_MODELS", str(tmp_path))
     make_told_unet(tmp_path / "tiny")
     base = families.base("tiny")
-    assert why_not_guidance_interval(base) == "tiny cannot be guided for a part of the steps."
+    assert WhyNot(base).guidance_interval() == "tiny cannot be guided for a part of the steps."
     with pytest.raises(BadSettings, match="for a part of the steps"):
         require_supported(SETTINGS.replace(guidance_end=0.5), base)
 
@@ -126,7 +119,7 @@ def test_text_encoders_are_trained_where_diffusers_loads_a_lora_on_them(name: st
     base = families.base(name)
     loaded = getattr(diffusers, base.spec.pipeline)._lora_loadable_modules
     assert base.spec.trained_text_encoders == tuple(part for part in loaded if part in TEXT_ENCODERS)
-    assert why_not_text_encoder(base) == (
+    assert WhyNot(base).text_encoder() == (
         "" if len(loaded) > 1 else f"LoRAs for {base.spec.title} have no part for the text encoder."
     )
     settings = TrainSettings(dataset="-", name="-", base=name)

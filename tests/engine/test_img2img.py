@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from engine import families
-from engine.abilities import why_not_task
+from engine.abilities import WhyNot
 from engine.adapters import Control, Lora, Style, attach
 from engine.adapters.ip_adapter import embed
 from engine.cache import ModelCache
@@ -257,11 +257,11 @@ def test_the_guidance_of_the_base_holds_from_a_start_too(starter: families.Base)
 
 
 def test_what_a_family_lacks_is_said(starter: families.Base, workspace: Workspace, work: Work) -> None:
-    assert why_not_task("inpainting", starter) == ""
+    assert WhyNot(starter).task("inpainting") == ""
     lacking = replace(starter, spec=replace(starter.spec, inpaint=""))
-    assert why_not_task("inpainting", lacking) == "Starter cannot repaint only a part of a picture."
-    assert why_not_task("image_to_image", lacking) == ""
-    assert why_not_task("text_to_image", lacking) == ""
+    assert WhyNot(lacking).task("inpainting") == "Starter cannot repaint only a part of a picture."
+    assert WhyNot(lacking).task("image_to_image") == ""
+    assert WhyNot(lacking).task("text_to_image") == ""
 
 
 def test_a_strength_that_leaves_no_step_is_refused() -> None:

@@ -31,9 +31,9 @@ def add_lora(studio: Studio, file: Path, content: bytes, name: str) -> str:
 
 
 def test_what_a_base_cannot_follow_has_a_reason(studio: Studio) -> None:
-    assert studio.why_not_control("canny", "starter") == ""
-    assert studio.why_not_control("openpose", "starter") == "Starter has no ControlNet for pose yet."
-    assert studio.why_not_control("openpose", "sd15") == ""
+    assert studio.why_not("starter").control("canny") == ""
+    assert studio.why_not("starter").control("openpose") == "Starter has no ControlNet for pose yet."
+    assert studio.why_not("sd15").control("openpose") == ""
 
 
 def test_what_cannot_be_made_is_refused_before_a_job_is(studio: Studio) -> None:
@@ -151,6 +151,6 @@ def test_a_reference_whose_mask_is_gone_does_not_come_back_without_it(studio: St
 
 
 def test_parts_of_a_reference_need_a_base_that_can_take_them(studio: Studio) -> None:
-    assert studio.why_not_style("style", False, "sdxl") == studio.why_not_style("layout", True, "sd15") == ""
-    assert studio.why_not_style("style", False, "starter") == "Starter cannot take only the style of a reference."
-    assert "in a part of the picture only" in studio.why_not_style("all", True, "flux_dev")
+    assert studio.why_not("sdxl").style("style", False) == studio.why_not("sd15").style("layout", True) == ""
+    assert studio.why_not("starter").style("style", False) == "Starter cannot take only the style of a reference."
+    assert "in a part of the picture only" in studio.why_not("flux_dev").style("all", True)

@@ -171,6 +171,13 @@ def test_from_photos_to_a_picture(open_page: OpenPage, tmp_path: Path) -> None:
     small = page.locator("#history img").first.evaluate("image => image.src")
     assert small.endswith(".webp")
 
+    page.reload()  # the browser remembers what was asked last
+    open_tab(page, "generate")
+    expect(page.locator("#prompt textarea")).to_have_value("a photo of sks teddy bear")
+    for given in PICTURES:
+        expect(page.locator(f"{given} img")).to_be_visible()
+    expect(page.locator("#lora-0 input")).to_have_value("Teddy bear")
+
     page.click("#remove-0")
     expect(page.locator("#lora-0 input")).to_have_value("None")
     expect(page.locator("#remove-0")).to_be_hidden()

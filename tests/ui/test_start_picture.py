@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from engine.abilities import WhyNot
 from engine.errors import BadImage
 from engine.samples import SAMPLES_FOLDER
 from engine.settings import GenerateSettings, LoraUse, StartImage
@@ -98,7 +99,7 @@ def test_what_is_cut_off_and_what_the_base_lacks_is_said(tab: GenerateTab, monke
     assert described(tab, image=image, width=384)[tab.start.notes] == ""
     assert described(tab, image=image)[tab.start.paint].interactive
     lacks = {"image_to_image": "", "inpainting": "Starter cannot repaint only a part of a picture."}
-    monkeypatch.setattr(Studio, "why_not_task", lambda self, task, base: lacks[task])
+    monkeypatch.setattr(WhyNot, "task", lambda self, task: lacks[task])
     greyed = described(tab, image=image, width=384)
     assert not greyed[tab.start.paint].interactive
     assert lacks["inpainting"] in greyed[tab.start.notes]

@@ -156,7 +156,7 @@ class ControlTab:
 
     def suit_base(self, *, kind: str, base: str, **asked: Any) -> dict[Any, Any]:
         """Grey what the base cannot follow; when that is the chosen kind, choose the first that it can."""
-        possible = [name for name in self.kinds if not self.studio.why_not_control(name, base)]
+        possible = [name for name in self.kinds if not self.studio.why_not(base).control(name)]
         if kind in possible or not possible:
             drawn = gr.Button(visible=self.studio.is_editable(kind))
             return {self.kind_cards: self._kind_cards(kind, base), self.draw: drawn}
@@ -264,7 +264,7 @@ class ControlTab:
                 title=kind.title,
                 note=note(kind),
                 chosen=kind.name == chosen,
-                off=self.studio.why_not_control(kind.name, base),
+                off=self.studio.why_not(base).control(kind.name),
             )
             for kind in self.kinds.values()
         ]

@@ -173,7 +173,7 @@ class TrainTab:
 
     def preset(self, *, goal: Goal, base: str, quality: str) -> dict[Any, Any]:
         preset = self.studio.training_preset(goal, base, quality)
-        why_not = self.studio.why_not_text_encoder(base)
+        why_not = self.studio.why_not(base).text_encoder()
         return {
             **{self.inputs[name]: value for name, value in preset.items()},
             self.inputs["text_encoder_learning_rate"]: gr.Number(

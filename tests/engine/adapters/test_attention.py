@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from engine import abilities, families
-from engine.abilities import require_supported, why_not_attention
+from engine.abilities import WhyNot, require_supported
 from engine.adapters.attention import KERNELS, attending
 from engine.cache import ModelCache
 from engine.errors import BadSettings
@@ -94,7 +94,7 @@ def test_a_base_has_kernels_where_its_denoiser_goes_through_the_dispatcher(
     monkeypatch.setitem(_AttentionBackendRegistry._backends, AttentionBackendName._NATIVE_MATH, counted)
     with attending("math", is_masked=False):
         predicted(base, parts, SETTINGS.replace(negative_prompt="blurred, grey and quite dark, with text all over"))
-    assert bool(calls) == (why_not_attention("math", base) == "")
+    assert bool(calls) == (WhyNot(base).attention("math") == "")
     assert any(calls) == ("attention_masks" in base.spec.supports)
 
 
@@ -141,15 +141,15 @@ def test_every_kernel_is_one_of_diffusers() -> None:
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     flux, sd15 = families.base("flux_dev"), families.base("sd15")
-    assert why_not_attention("auto", sd15) == ""
-    assert why_not_attention("flash", sd15) == "Stable Diffusion 1.5 leaves attention to PyTorch."
+    assert WhyNot(sd15).attention("auto") == ""
+    assert WhyNot(sd15).attention("flash") == "Stable Diffusion 1.5 leaves attention to PyTorch."
     monkeypatch.setattr(abilities, "find_spec", lambda name: None)
-    assert why_not_attention("sage", flux) == "SageAttention needs the package sageattention, which is not installed."
+    assert WhyNot(flux).attention("sage") == "SageAttention needs the package sageattention, which is not installed."
     monkeypatch.setattr(abilities, "find_spec", lambda name: object())
     too_old = "FlashAttention 3 needs an NVIDIA GPU of compute capability 9.0 or more."
     for capability, problem in ((None, ""), ((9, 0), ""), ((8, 9), too_old), ((0, 0), too_old)):
         monkeypatch.setattr(abilities, "compute_capability", lambda known=capability: known)
-        assert why_not_attention("flash_3", flux) == problem
+        assert WhyNot(flux).attention("flash_3") == problem
     with pytest.raises(BadSettings, match=r"9\.0 or more\. Leave attention to PyTorch\."):
         require_supported(SETTINGS.replace(base="flux_dev", attention="flash_3"), flux)
 

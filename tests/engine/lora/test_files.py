@@ -253,6 +253,28 @@ def test_a_lora_of_another_family_is_refused_by_its_name(
         read_lora(tmp_path / "other.safetensors", base)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "version", "said"),
+    [
+        ("flux.2-klein-4b/lora", "flux2", "Flux.2"),
+        ("", "sdxl_base_v1-0", "Stable Diffusion XL"),
+        ("stable-diffusion-v1/lora", "sd_v1", None),
+        ("stable-diffusion-v1-inpainting/lora", "my own", None),
+    ],
+)
+def test_what_fits_is_refused_where_it_says_that_it_is_for_another_family(
+    base: Base, tmp_path: Path, architecture: str, version: str, said: str | None
+) -> None:
+    file = tmp_path / "other.safetensors"
+    words = {"modelspec.architecture": architecture, "ss_base_model_version": version}
+    save_file(low_rank(f"lora_unet_{TO_K}", CROSS_ATTENTION_DIM), file, words)
+    if said is None:
+        assert read_lora(file, base).matched > 0
+        return
+    with pytest.raises(BadLora, match=f"does not fit the base Starter: it says that it was made for {said}"):
+        read_lora(file, base)
+
+
 @pytest.mark.parametrize(("kind", "key"), [("OFT", "oft_blocks"), ("GLoRA", "a1.weight"), ("IA3", "on_input")])
 def test_other_kinds_of_adapters_are_refused(base: Base, tmp_path: Path, kind: str, key: str) -> None:
     file = tmp_path / "kind.safetensors"
