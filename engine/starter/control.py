@@ -58,11 +58,11 @@ def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=CONDITIONING_WIDTHS)
 
 
-def strengthened(controlnet: ControlNetModel, factor: float) -> ControlNetModel:
+def strengthened(controlnet: nn.Module, factor: float) -> nn.Module:
     """`controlnet`, which from now on adds `factor` times as much: its last layers are linear."""
     with torch.no_grad():
-        for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
-            for parameter in layer.parameters():  # type: ignore[union-attr]
+        for name, parameter in controlnet.named_parameters():
+            if name.startswith(("controlnet_down_blocks.", "controlnet_mid_block.")):
                 parameter *= factor
     return controlnet
 

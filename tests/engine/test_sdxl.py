@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ from engine.generation import generate, render
 from engine.jobs import Work
 from engine.lora.files import import_lora, read_lora
 from engine.memory.skeleton import controlnet_skeleton
-from engine.settings import ControlUse, GenerateSettings, LoraUse, StyleUse
+from engine.settings import ControlName, ControlUse, GenerateSettings, LoraUse, StyleUse
 from engine.workspace import Workspace
 from tests.tiny import SIDE_PX, make_tiny_lora, make_tiny_sdxl, save_union_controlnet
 
@@ -291,4 +291,5 @@ def test_layers_are_those_of_the_loaded_models(tiny: Tiny) -> None:
 def test_what_the_published_base_has() -> None:
     base = families.base("sdxl")
     assert (base.default_size_px, base.default_steps, base.variant) == (1024, 30, "fp16")
-    assert set(base.controlnets) == {"canny", "depth", "openpose"}
+    own = {kind for kind, source in base.controlnets.items() if "union" not in source}
+    assert (own, set(base.controlnets)) == ({"canny", "depth", "openpose"}, set(get_args(ControlName)))

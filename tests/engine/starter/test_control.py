@@ -116,8 +116,8 @@ def test_a_strengthened_controlnet_adds_that_much_more() -> None:
     controlnet = ControlNetModel(
         in_channels=4, layers_per_block=1, down_block_types=down, conditioning_embedding_out_channels=(4, 8), **sizes
     )
-    for zeros in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
-        torch.nn.init.normal_(zeros.weight)
+    for parameter in controlnet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     seen = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 3, 8), torch.rand(1, 3, 16, 16)
     down_blocks, mid_block = controlnet(*seen, return_dict=False)
     stronger_down, stronger_mid = control.strengthened(controlnet, 1.5)(*seen, return_dict=False)
