@@ -437,7 +437,10 @@ class GenerateTab:
     # Settings back into the page
 
     def refill(self, *, last: dict[str, Any]) -> dict[Any, Any]:
-        return self.fill(GenerateSettings.from_dict(last))
+        """What was asked last, on a page that is as it was built: the rest of the settings stays."""
+        updates = self.fill(GenerateSettings.from_dict(last))
+        same = {component for component in self.inputs.values() if updates[component] == component.value}
+        return {component: update for component, update in updates.items() if component not in same}
 
     def use_again(self, *, picture: str) -> dict[Any, Any]:
         return self._restored(self.studio.picture_file(picture))

@@ -276,3 +276,13 @@ def test_what_makes_it_faster_is_greyed_with_the_reason_where_it_cannot_be(
     assert "no blocks that diffusers can compile" in described("compile", "sd35_medium")[2]
     monkeypatch.setattr(abilities, "which", lambda name: None)
     assert "C++ compiler" in described("compile", "flux_dev")[2]
+
+
+def test_what_was_asked_last_is_set_where_it_differs_from_the_page_as_built(tab: GenerateTab) -> None:
+    pose = ControlUse(kind="openpose", image=keep(tab, COFFEE), strength=0.7)
+    settings = GenerateSettings(prompt="a mug", steps=9, controls=(pose,))
+    updates = tab.refill(last=settings.to_dict())
+    shown = {name: updates.get(component, component.value) for name, component in tab.inputs.items()}
+    shown |= {name: "" for name in shown if name.endswith(".lora")}  # menus carry their choices too
+    assert form.parse(GenerateSettings, shown) == settings
+    assert tab.inputs["negative_prompt"] not in updates
