@@ -259,6 +259,13 @@ class Studio:
 
         return import_lora(self.workspace, file, name=name, base=base)
 
+    def lora_tensors(self, lora_id: str) -> tuple[int, tuple[str, ...]]:
+        """How many tensors of a LoRA's file act, and the names of those that belong to no layer. Raises: NotFound."""
+        from engine.lora.files import read_lora
+
+        read = read_lora(self.workspace.lora_path(lora_id), families.base(self.lora(lora_id).base))
+        return read.matched, read.unmatched
+
     # Controls
 
     def control_kinds(self) -> list[ControlKind]:

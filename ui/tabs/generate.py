@@ -1,7 +1,7 @@
 """The Generate tab: the prompt, the three legs it stands on (what, where, how it looks), and the pictures."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -26,6 +26,7 @@ from ui.watch import Watch, preview_html
 
 LORA_ROWS = 8
 HISTORY_PAGE = 24
+NAMED_TENSORS = 3  # of those that do nothing
 NO_LORA = ("None", "")
 NO_PICTURE = '<div class="result"><p class="empty">The picture appears here.</p></div>'
 
@@ -318,7 +319,8 @@ class GenerateTab:
         path = Path(file)
         progress(0, desc=f"Checking {path.name}")
         record = self.studio.import_lora(path, name=path.stem, base=base)
-        return self.take_lora(handed={"lora": record.id}, prompt=prompt, **loras)
+        said = tensors_read(*self.studio.lora_tensors(record.id))
+        return {**self.take_lora(handed={"lora": record.id}, prompt=prompt, **loras), self.lora_notice: said}
 
     def defaults(self, *, base: str) -> dict[Any, Any]:
         """What a base asks for, when the person changes to it."""
@@ -473,6 +475,16 @@ class GenerateTab:
 def called(record: LoraRecord) -> str:
     """The words that call up what a LoRA was taught."""
     return f"{record.trigger} {record.class_name}".strip()
+
+
+def tensors_read(matched: int, unmatched: Sequence[str]) -> str:
+    """What is said of a LoRA file that was added, as HTML."""
+    if not unmatched:
+        return sentence(f"All {matched} tensors of the file fit.", "good")
+    first, more = ", ".join(unmatched[:NAMED_TENSORS]), len(unmatched) - NAMED_TENSORS
+    names = f"{first} and {more} more" if more > 0 else first
+    count = f"{matched} of {matched + len(unmatched)} tensors of the file fit."
+    return sentence(f"{count} The rest belongs to no layer of the base and does nothing: {names}.", "warn")
 
 
 def details(recipe: Recipe, kinds: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ from engine.families import Base
 from engine.generation import render
 from engine.lora.files import import_lora, read_lora, write_lora
 from engine.settings import GenerateSettings, TrainSettings
+from engine.studio import Studio
 from engine.workspace import Workspace
 from tests.engine.lora.other_families import FAMILIES, Layers, tensors
 from tests.tiny import CROSS_ATTENTION_DIM, SIDE_PX, make_tiny_lora
@@ -416,6 +417,13 @@ def test_import_keeps_a_copy(base: Base, written: Path, tmp_path: Path) -> None:
     )
     assert workspace.lora_path(record.id).read_bytes() == written.read_bytes()
     assert workspace.loras() == [record]
+
+
+def test_an_imported_file_tells_what_of_it_acts(base: Base, written: Path, tmp_path: Path) -> None:
+    studio, file = Studio(Workspace(tmp_path / "workspace")), tmp_path / "extra.safetensors"
+    save_file({**load_file(written), "emb_params": torch.ones(2, 8)}, file)
+    lora = studio.import_lora(file, name="A mug")
+    assert studio.lora_tensors(lora.id) == (len(load_file(written)), ("emb_params",))
 
 
 def test_import_of_a_misfit_keeps_nothing(base: Base, tmp_path: Path) -> None:

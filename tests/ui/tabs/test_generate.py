@@ -21,7 +21,7 @@ from ui import form
 from ui.header import build_header
 from ui.layout_rows import LayoutRows
 from ui.page import Page
-from ui.tabs.generate import GenerateTab, details
+from ui.tabs.generate import GenerateTab, details, tensors_read
 
 PERSON = SAMPLES_FOLDER / "subjects" / "person"
 COFFEE = SAMPLES_FOLDER / "compositions" / "coffee.png"
@@ -286,3 +286,11 @@ def test_what_was_asked_last_is_set_where_it_differs_from_the_page_as_built(tab:
     shown |= {name: "" for name in shown if name.endswith(".lora")}  # menus carry their choices too
     assert form.parse(GenerateSettings, shown) == settings
     assert tab.inputs["negative_prompt"] not in updates
+
+
+def test_it_is_said_what_of_a_lora_file_acts() -> None:
+    assert "All 24 tensors of the file fit." in tensors_read(24, ())
+    some = tensors_read(24, ("emb.0", "emb.1"))
+    assert "24 of 26 tensors of the file fit." in some
+    assert "does nothing: emb.0, emb.1." in some
+    assert "does nothing: a, b, c and 2 more." in tensors_read(24, tuple("abcde"))
