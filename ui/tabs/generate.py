@@ -310,7 +310,8 @@ class GenerateTab:
             if free is None:
                 raise BadSettings(f"There are {LORA_ROWS} LoRAs already.", "Take one away first.")
             loras[free] = record.id
-        start = prompt or f"a photo of {called(record)}".strip()
+        phrase = called(record)
+        start = f"a photo of {phrase}" if phrase and not prompt else prompt
         return {self.inputs["prompt"]: start, **self.fill_stack(**loras)}
 
     def import_lora(
