@@ -62,7 +62,7 @@ SCHEDULERS = (
     ("DPM++ 2M Karras", "dpmpp_2m_karras"),
     ("UniPC", "unipc"),
     ("LCM", "lcm"),
-    ("Shifted by 3", "shift_3"),
+    ("Shift 3, as Lightning takes it", "shift_3"),
 )
 
 MEMORY = (

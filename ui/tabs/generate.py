@@ -461,10 +461,11 @@ class GenerateTab:
 
     def fill(self, settings: GenerateSettings) -> dict[Any, Any]:
         """Every control set to `settings`, pictures included."""
-        values = form.spread(settings, self.inputs)
+        values, own = form.spread(settings, self.inputs), self._own(settings.base)
         loras = {f"lora_{row}": values[f"loras.{row}.lora"] or "" for row in range(LORA_ROWS)}
         return {
             **{component: values[name] for name, component in self.inputs.items()},
+            **{self.inputs[n]: gr.update(**own[n] | {"value": values[n]}) for n in ("scheduler", "true_cfg_scale")},
             **self.fill_stack(**loras),
             **self.layouts.fill(settings),
             **self.looks.fill(settings),

@@ -53,6 +53,11 @@ def value(tab: GenerateTab, updates: dict[Any, Any], name: str, row: int) -> Any
     return updates[tab.inputs[f"controls.{row}.{name}"]]
 
 
+def plain(update: Any) -> Any:
+    """The value that an update sets, which may come with choices."""
+    return update["value"] if isinstance(update, dict) else update
+
+
 def rows(**images: str) -> dict[str, str]:
     """What the rows hold, as handlers get it: `row_2="..."` is the image of the third."""
     held = {f"image_{row}": images.get(f"row_{row}", "") for row in range(LayoutRows.most)}
@@ -77,7 +82,7 @@ def test_every_layout_of_a_picture_comes_back(tab: GenerateTab) -> None:
     )
     updates = tab.fill(settings)
     names = {component: name for name, component in tab.inputs.items()}
-    back = {names[component]: new for component, new in updates.items() if component in names}
+    back = {names[component]: plain(new) for component, new in updates.items() if component in names}
     back |= {name: "" for name in back if name.endswith(".lora")}  # menus carry their choices too
     assert form.parse(GenerateSettings, back) == settings
     assert updates[tab.layouts.shown] == [0, 1, 2, 3]
@@ -175,7 +180,7 @@ def test_several_looks_come_back_with_their_masks(tab: GenerateTab, tmp_path: Pa
     settings = GenerateSettings(prompt="a mug", styles=styles)
     updates = tab.fill(settings)
     names = {component: name for name, component in tab.inputs.items()}
-    back = {names[component]: new for component, new in updates.items() if component in names}
+    back = {names[component]: plain(new) for component, new in updates.items() if component in names}
     back |= {name: "" for name in back if name.endswith(".lora")}
     assert form.parse(GenerateSettings, back) == settings
     looks = tab.looks
@@ -282,7 +287,7 @@ def test_what_was_asked_last_is_set_where_it_differs_from_the_page_as_built(tab:
     pose = ControlUse(kind="openpose", image=keep(tab, COFFEE), strength=0.7)
     settings = GenerateSettings(prompt="a mug", steps=9, controls=(pose,))
     updates = tab.refill(last=settings.to_dict())
-    shown = {name: updates.get(component, component.value) for name, component in tab.inputs.items()}
+    shown = {name: plain(updates.get(component, component.value)) for name, component in tab.inputs.items()}
     shown |= {name: "" for name in shown if name.endswith(".lora")}  # menus carry their choices too
     assert form.parse(GenerateSettings, shown) == settings
     assert tab.inputs["negative_prompt"] not in updates
@@ -294,3 +299,10 @@ def test_it_is_said_what_of_a_lora_file_acts() -> None:
     assert "24 of 26 tensors of the file fit." in some
     assert "does nothing: emb.0, emb.1." in some
     assert "does nothing: a, b, c and 2 more." in tensors_read(24, tuple("abcde"))
+
+
+def test_the_schedulers_to_choose_from_are_those_of_the_base_brought_back(tab: GenerateTab) -> None:
+    settings = GenerateSettings(prompt="a mug", base="qwen_image", scheduler="shift_3")
+    update = tab.fill(settings)[tab.inputs["scheduler"]]
+    assert update["value"] == "shift_3"
+    assert [name for _, name in update["choices"]] == ["default", "shift_3"]
