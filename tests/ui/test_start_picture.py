@@ -113,6 +113,7 @@ def test_the_start_of_a_recipe_comes_back(tab: GenerateTab) -> None:
     names = {component: name for name, component in tab.inputs.items()}
     back = {names[component]: value for component, value in updates.items() if component in names}
     back |= {name: "" for name in back if name.endswith(".lora")}  # menus carry their choices too
+    back |= {name: back[name]["value"] for name in ("scheduler", "true_cfg_scale")}  # those that the base offers
     assert form.parse(GenerateSettings, back) == settings
     assert updates[tab.start.picture]
     assert not tab.fill(GenerateSettings(prompt="a mug"))[tab.start.picture]
