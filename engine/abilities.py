@@ -13,7 +13,7 @@ from engine.cache import compute_capability
 from engine.controls import KINDS
 from engine.errors import BadSettings, MissingModel
 from engine.families import Base, family
-from engine.settings import AttentionName, GenerateSettings, StepCacheName, StyleTarget, Task, TrainSettings
+from engine.settings import AttentionName, ControlMode, GenerateSettings, StepCacheName, StyleTarget, Task, TrainSettings
 
 LCM_MAX_STEPS = 50
 COMPILERS = ("g++", "c++", "clang++", "cl")
@@ -31,6 +31,11 @@ class WhyNot:
             return f"There are no ControlNets for {self.base.spec.title}."
         title = KINDS[kind].title.lower() if kind in KINDS else kind
         return "" if kind in self.base.controlnets else f"{self.base.title} has no ControlNet for {title} yet."
+
+    def control_mode(self, mode: ControlMode) -> str:
+        """Its CFG cannot act on a layout."""
+        can = mode != "layout" or "control_modes" in self.base.spec.supports
+        return "" if can else f"CFG of {self.base.title} does not act on layouts."
 
     def task(self, task: Task) -> str:
         """It cannot start from a picture, or repaint a part of one."""
@@ -115,6 +120,8 @@ def require_supported(settings: GenerateSettings, base: Base) -> None:
     for use in settings.controls:
         if problem := why_not.control(use.kind):
             raise MissingModel(problem, "Choose another kind of layout, take the layout away, or choose another base.")
+        if problem := why_not.control_mode(use.mode):
+            raise BadSettings(problem, "Set the control mode to balanced, or choose another base.")
     for use in settings.styles:
         base.require_ip_adapter()
         if problem := why_not.style(use.target, bool(use.mask)):

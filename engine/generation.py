@@ -300,6 +300,7 @@ def _leased(
                 strength=use.strength,
                 start=use.start,
                 end=use.end,
+                guided=base.guides_control(use),
             )
 
         def style(use: StyleUse) -> Style:

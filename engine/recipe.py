@@ -90,10 +90,11 @@ def a1111_text(recipe: Recipe, lora_names: dict[str, str]) -> str:
 
 
 def _control_unit(use: ControlUse, settings: GenerateSettings) -> str:
+    mode = "ControlNet is more important" if use.mode == "layout" else "Balanced"
     if use.detected:
-        return _unit(use, "none", f"controlnet-{use.kind}", use.strength)
+        return _unit(use, "none", f"controlnet-{use.kind}", use.strength, mode=mode)
     processor = {"Processor Res": min(settings.width, settings.height)}
-    return _unit(use, use.kind, f"controlnet-{use.kind}", use.strength, processor)
+    return _unit(use, use.kind, f"controlnet-{use.kind}", use.strength, processor, mode=mode)
 
 
 def _style_unit(use: StyleUse) -> str:
@@ -101,7 +102,12 @@ def _style_unit(use: StyleUse) -> str:
 
 
 def _unit(
-    use: ControlUse | StyleUse, module: str, model: str, weight: float, processor: dict[str, int] | None = None
+    use: ControlUse | StyleUse,
+    module: str,
+    model: str,
+    weight: float,
+    processor: dict[str, int] | None = None,
+    mode: str = "Balanced",
 ) -> str:
     values = {
         "Module": module,
@@ -112,7 +118,7 @@ def _unit(
         "Guidance Start": use.start,
         "Guidance End": use.end,
         "Pixel Perfect": True,
-        "Control Mode": "Balanced",
+        "Control Mode": mode,
     }
     return ", ".join(f"{key}: {value}" for key, value in values.items())
 

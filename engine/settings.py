@@ -17,6 +17,7 @@ from engine.errors import BadSettings
 ControlName = Literal[
     "canny", "openpose", "depth", "normal", "segmentation", "softedge", "lines", "scribble", "lineart"
 ]
+ControlMode = Literal["default", "balanced", "layout"]
 Goal = Literal["product", "face", "character", "style"]
 DiffusionSchedulerName = Literal[
     "default",
@@ -151,7 +152,9 @@ class LoraUse(Settings):
 class ControlUse(Settings):
     """One control: the picture that decides where things go.
 
-    `image` is the content hash of a ready map when `detected`, else of a photo that the map is taken from first.
+    `image` is the content hash of a ready map when `detected`, else of a photo that the map is taken from first. With
+    the `mode` "layout" CFG strengthens the layout as it does the prompt, with "balanced" the prompt alone; "default" is
+    the base's own.
     """
 
     kind: ControlName
@@ -160,6 +163,7 @@ class ControlUse(Settings):
     start: float = 0.0
     end: float = 1.0
     detected: bool = False
+    mode: ControlMode = "default"
 
     @classmethod
     def called(cls, values: dict[str, Any]) -> str:

@@ -303,10 +303,14 @@ class Studio:
 
             work.started(f"Taking the {KINDS[kind].title.lower()} map")
             image = self.workspace.image(image_hash)
-            control_map = detect(kind, image, options, detector=detector, models=self.models)
-            return {"map": self.workspace.keep_image(control_map)}
+            control_map = self.workspace.keep_image(
+                detect(kind, image, options, detector=detector, models=self.models)
+            )
+            self.workspace.keep_origin(control_map, taken)
+            return {"map": control_map}
 
-        request = {"image": image_hash, "kind": kind, "options": options or {}, "detector": detector}
+        taken = {"kind": kind, "options": options or {}, "detector": detector}
+        request = {"image": image_hash, **taken}
         return self.runner.submit("extract", request, work)
 
     def map_kind(self, image_hash: str, kind: str) -> str:

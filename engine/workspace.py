@@ -201,6 +201,15 @@ class Workspace:
             image.load()
         return image
 
+    def keep_origin(self, content_hash: str, origin: dict[str, Any]) -> None:
+        """Keep beside a map how it was taken. Raises: NotFound."""
+        write_json(self.image_path(content_hash).with_suffix(".json"), origin)
+
+    def origin(self, content_hash: str) -> dict[str, Any]:
+        """How a map was taken; empty where that is not known, as of one that was drawn or uploaded. Raises: NotFound."""
+        path = self.image_path(content_hash).with_suffix(".json")
+        return read_json(path) if path.exists() else {}
+
     def thumbnail_path(self, content_hash: str, side_px: int = 256) -> Path:
         """The image as WebP with its longer side at most `side_px`. Raises: NotFound."""
         return self._thumbnail(self.image_path(content_hash), side_px)

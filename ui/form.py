@@ -122,6 +122,8 @@ GENERATE = {
     "memory": Field(label="Memory", info="Each further choice takes less, and longer", choices=MEMORY, expert=True),
 }
 
+CONTROL_MODES = (("The base's own", "default"), ("Balanced", "balanced"), ("The layout counts more", "layout"))
+
 LORA = {
     "lora": Field(label="LoRA"),
     "weight": Field(label="Weight", info="0 is off, 1 is as trained", low=-2, high=2, step=0.05),
@@ -134,6 +136,9 @@ CONTROL = {
     "detected": Field(label="Already a map"),
     "strength": Field(label="Strength", info="How strictly to follow the layout", low=0, high=2, step=0.05),
     **_interval("the layout"),
+    "mode": Field(
+        label="Control mode", info="Whether CFG strengthens the prompt alone or the layout too", choices=CONTROL_MODES
+    ),
 }
 
 STYLE = {

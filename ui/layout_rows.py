@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.settings import ControlUse, GenerateSettings
+from engine.settings import ControlMode, ControlUse, GenerateSettings
 from ui.cards import Plain, listing, sentence
 from ui.page import IN_TURN, Page, handed
 from ui.picture_rows import PictureRows
@@ -44,7 +44,7 @@ class LayoutRows(PictureRows):
         self.notes.append(Plain(elem_id=f"control-notes-{row}"))
         self.edits.append(gr.Button("Edit the map", size="sm", visible=False, elem_id=f"edit-layout-{row}"))
         self._ask(row, "detected", info="Used as it is, not taken from a photo")
-        self._when(row)
+        self._when(row, "mode")
 
     def wire(self) -> None:
         super().wire()
@@ -57,7 +57,7 @@ class LayoutRows(PictureRows):
         )
         size = {side: self.inputs[side] for side in ("width", "height")}
         for row, notes in enumerate(self.notes):
-            use = self.of(row, "kind", "image", "detected", "strength")
+            use = self.of(row, "kind", "image", "detected", "strength", "mode")
             page.on(
                 [self.appears(row), page.base.change, *(component.change for component in use.values())],
                 partial(self.describe, row),
@@ -110,7 +110,17 @@ class LayoutRows(PictureRows):
         return {**super().fill(settings), **{part: kind for row in free for part, kind in row.items()}}
 
     def describe(
-        self, row: int, *, base: str, width: int, height: int, kind: str, image: str, detected: bool, strength: float
+        self,
+        row: int,
+        *,
+        base: str,
+        width: int,
+        height: int,
+        kind: str,
+        image: str,
+        detected: bool,
+        strength: float,
+        mode: ControlMode,
     ) -> dict[Any, Any]:
         """Say below the row what stands in its way, and beside each kind when the base cannot follow it."""
         why_not = self.studio.why_not(base)
@@ -119,6 +129,8 @@ class LayoutRows(PictureRows):
         said: list[str] = []
         if unfit := reasons[self.kinds[kind]]:
             said.append(f"{unfit} Choose another kind, or another base at the top.")
+        if unfit := why_not.control_mode(mode):
+            said.append(f"{unfit} Choose another control mode under “When and how”, or another base.")
         if strength == 0:
             said.append("At strength 0 this layout does nothing.")
         if image and detected and width and height:  # a number box may be empty for a moment

@@ -67,11 +67,13 @@ class PictureRows:
         component = self.inputs[f"{self.rows}.{row}.{name}"] = form.build(self.uses, name, **kwargs)
         return component
 
-    def _when(self, row: int) -> None:
-        """When it acts: shares of the steps, folded away."""
-        with gr.Accordion("When", open=False):
+    def _when(self, row: int, *more: str) -> None:
+        """When it acts, as shares of the steps, and what `more` is seldom asked: folded away."""
+        with gr.Accordion("When and how" if more else "When", open=False):
             for name in ("start", "end"):
                 self._ask(row, name, info=None)
+            for name in more:
+                self._ask(row, name)
 
     def of(self, row: int, *names: str) -> dict[str, Any]:
         """The components of a row, by the names of their settings."""

@@ -4,6 +4,10 @@ A hook before the denoiser runs them on the same input and hands over what they 
 can be steered. diffusers' own pipelines with ControlNets do the same arithmetic, but the one of Stable Diffusion has no
 `guidance_rescale`, and all run a ControlNet also in the steps where it does not count. Knows nothing of detectors or
 files, and leaves to each family how its ControlNets are called.
+
+A control that is guided acts on the positive half of classifier-free guidance alone: u + w (c(map) - u) takes the map as
+far as the prompt, where otherwise both halves have it and w strengthens the prompt only. It is what `guess_mode` of
+diffusers and "ControlNet is more important" of sd-webui-controlnet do, without their weaker outer layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.adapters.halves import GUIDED, beside_nothing, positive
 from engine.adapters.window import within
 from engine.families.components import Components, Conditioned
 
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Control:
     """A loaded ControlNet with its map, which has the size of the picture; how strongly, and during which part of the
-    steps it acts. `kind` tells a ControlNet for several kinds which one it is."""
+    steps it acts; whether it is `guided`. `kind` tells a ControlNet for several kinds which one it is."""
 
     controlnet: Any
     image: "Image"
@@ -32,6 +37,7 @@ class Control:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    guided: bool = False
 
 
 class Controls:
@@ -73,11 +79,19 @@ class Controls:
 
     def _residuals(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Residuals":
         total: Residuals = {}
-        for control, acts in zip(self.conditioned, self.acts, strict=True):
+        for control, conditioned, acts in zip(self.controls, self.conditioned, self.acts, strict=True):
             if acts and control.strength != 0:
-                for name, residual in self.parts.residuals(control, args, kwargs).items():
+                residuals = self._guided if control.guided else self.parts.residuals
+                for name, residual in residuals(conditioned, args, kwargs).items():
                     total[name] = _sum(total[name], residual) if name in total else residual
         return total
+
+    def _guided(self, control: Conditioned, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Residuals":
+        size = len(args[0] if args else kwargs["hidden_states"])
+        if size != GUIDED:
+            return self.parts.residuals(control, args, kwargs)
+        added = self.parts.residuals(control, positive(args, size), positive(kwargs, size))
+        return {name: beside_nothing(residual) for name, residual in added.items()}
 
 
 def _sum(one: Any, other: Any) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from engine.adapters.halves import positive
 from engine.adapters.window import Switch, within
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def attach_guidance(
         if acts:
             return None
         size = len(args[0] if args else kwargs["hidden_states"])
-        return _positive(args, size), _positive(kwargs, size)
+        return positive(args, size), positive(kwargs, size)
 
     def after(_: Any, args: tuple[Any, ...], output: "tuple[Tensor, ...]") -> "tuple[Tensor, ...]":
         prediction = output[0]
@@ -58,13 +59,3 @@ def attach_guidance(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _positive(values: Any, size: int) -> Any:
-    """The second half of every tensor in nested `values` that has the batch's `size`."""
-    if isinstance(values, dict):
-        return {name: _positive(value, size) for name, value in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(_positive(value, size) for value in values)
-    is_batch = getattr(values, "ndim", 0) > 0 and len(values) == size
-    return values[size // 2 :] if is_batch else values

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from engine.errors import MissingModel
 from engine.families.components import Components, Embeds, IPAdapter
-from engine.settings import DiffusionSchedulerName, GenerateSettings, SchedulerName, StepCacheName, StyleTarget, Task
+from engine.settings import (
+    ControlMode,
+    ControlUse,
+    DiffusionSchedulerName,
+    GenerateSettings,
+    SchedulerName,
+    StepCacheName,
+    StyleTarget,
+    Task,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +102,8 @@ class Base:
     `modelspec.architecture`, where that is not as they name its family.
 
     Bases of one family are told apart by `marks`, how the names of further tensors begin that a checkpoint has, and by
-    `configured`, what the configurations of pipeline and denoiser say.
+    `configured`, what the configurations of pipeline and denoiser say. `control_mode` is how its ControlNets are meant
+    to act.
     """
 
     name: str
@@ -112,6 +122,7 @@ class Base:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     controlnets: Mapping[str, str] = field(default_factory=dict)
     normals_point_left: bool = False
+    control_mode: ControlMode = "balanced"
     architecture: str | None = None
     ip_adapter: str | None = None
     image_encoder: str | None = None
@@ -123,6 +134,10 @@ class Base:
     @property
     def family(self) -> str:
         return self.spec.name
+
+    def guides_control(self, use: ControlUse) -> bool:
+        """Whether guidance acts on what a control adds."""
+        return (self.control_mode if use.mode == "default" else use.mode) == "layout"
 
     @property
     def is_file(self) -> bool:

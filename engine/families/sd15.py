@@ -23,7 +23,10 @@ SPEC = FamilySpec(
     vae_scale=8,
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),
     supports=frozenset(
-        {"controlnet", "ip_adapter", "style_masks", "negative_prompt", "guidance_interval", "compiled_blocks"}
+        {
+            *("controlnet", "control_modes", "ip_adapter", "style_masks"),
+            *("negative_prompt", "guidance_interval", "compiled_blocks"),
+        }
     ),
     style_targets=("all", "style", "layout"),
     style_blocks={"style": ("up_blocks.1",), "layout": ("down_blocks.2", "mid_block")},

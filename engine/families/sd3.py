@@ -43,7 +43,7 @@ SPEC = FamilySpec(
         *("attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0"),
         *("attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out"),
     ),
-    supports=frozenset({"controlnet", "ip_adapter", "negative_prompt", "guidance_interval"}),
+    supports=frozenset({"controlnet", "control_modes", "ip_adapter", "negative_prompt", "guidance_interval"}),
     style_targets=("all",),
     max_styles=1,
     original_layers={

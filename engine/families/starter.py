@@ -34,6 +34,7 @@ def base() -> Base:
         default_steps=20,
         default_guidance=4.0,
         guidance_rescale=0.7,  # else velocity prediction down to zero SNR overexposes (arXiv 2305.08891, 3.4)
+        control_mode="layout",  # a small ControlNet: followed much more closely, and drawn more clearly
         **beside(folder),
     )
 

@@ -84,7 +84,10 @@ def _generation(
         parts.vae.enable_tiling()
     picture = Image.new("RGB", (settings.width, settings.height))
     loaded = {use.kind: controlnet_skeleton(base, use.kind, dtype) for use in settings.controls}
-    controls = [Control(controlnet=loaded[use.kind], image=picture, kind=use.kind) for use in settings.controls]
+    controls = [
+        Control(controlnet=loaded[use.kind], image=picture, kind=use.kind, guided=base.guides_control(use))
+        for use in settings.controls
+    ]
     there = [*weights_of(base, parts), *(weights_beside(f"ControlNet {kind}", net) for kind, net in loaded.items())]
     if settings.styles:
         there.append(weights_of_style_adapter(base, dtype, len(settings.styles)))

@@ -3,6 +3,7 @@
 Nothing here knows of ControlNets or workspaces.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.cache import ModelCache
@@ -33,15 +34,23 @@ def size_to_compare(kind: str, width: int, height: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
-def layout(picture: "Image", asked: "Image", kind: str, *, models: ModelCache | None = None) -> Score:
+def layout(
+    picture: "Image",
+    asked: "Image",
+    kind: str,
+    *,
+    detector: str | None = None,
+    options: Mapping[str, float] | None = None,
+    models: ModelCache | None = None,
+) -> Score:
     """How well `picture` keeps the map `asked` for: 0 for no better than chance, 1 for all of it.
 
-    Both are compared at the size of the map. A picture in which nothing of the kind is found keeps nothing. Raises:
+    `detector` and `options` are what the map was taken with, else the kind's usual ones. Both are compared at the size of the map. A picture in which nothing of the kind is found keeps nothing. Raises:
     MissingModel; NothingDetected when nothing of the kind is in the map itself.
     """
     measure = MEASURES[kind]
     try:
-        found = detect(kind, picture.convert("RGB").resize(asked.size), models=models)
+        found = detect(kind, picture.convert("RGB").resize(asked.size), options, detector=detector, models=models)
     except NothingDetected as error:
         raw, note = measure.worst, error.problem
     else:

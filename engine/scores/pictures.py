@@ -89,7 +89,9 @@ def _layouts(picture: Image.Image, settings: GenerateSettings, workspace: Worksp
     def score(use: ControlUse) -> Score | None:
         try:
             asked = control_map(use, *layout.size_to_compare(use.kind, *picture.size), workspace, _VALUES, models)
-            return layout.layout(picture, asked, use.kind, models=models)
+            origin = workspace.origin(use.image) if use.detected else {}
+            taken = {name: origin[name] for name in ("detector", "options")} if origin.get("kind") == use.kind else {}
+            return layout.layout(picture, asked, use.kind, **taken, models=models)
         except (NotFound, MissingModel, NothingDetected):
             return None
 

@@ -4,6 +4,7 @@
     decoder             latents back to pixels             -> presets/starter/vae
     reader              what lies where in latents; helps to train the denoiser
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
+    refine              shapes, above all of people        -> presets/starter/unet
     grow                from 128 to 256 px: one more level -> presets/starter/unet
     control-embedding   maps of every kind are read like edges, which it knows already
     controlnet          maps of every kind decide the layout -> presets/starter/controlnet-union
@@ -22,7 +23,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -139,7 +140,7 @@ def build_reader(bench: Workbench, minutes: float) -> None:
     perception.train_reader(bench.data, bench.cells, bench.build, size=bench.size, minutes=minutes)
 
 
-def build_denoiser(bench: Workbench, minutes: float) -> None:
+def build_denoiser(bench: Workbench, minutes: float, *, refine: bool = False) -> None:
     trained = denoiser.train_denoiser(
         bench.unet,
         bench.text_encoder,
@@ -150,8 +151,11 @@ def build_denoiser(bench: Workbench, minutes: float) -> None:
         bench.build,
         size=bench.size,
         minutes=minutes,
+        refine=refine,
     )
     bench.save(trained["unet"], "unet")
+    if refine:
+        return
     bench.save(trained["text_encoder"], "text_encoder")
     denoiser.new_scheduler().save_pretrained(bench.preset / "scheduler")
     (bench.preset / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")
@@ -178,7 +182,6 @@ _MODEL_INDEX = {
 
 def build_controlnet(bench: Workbench, minutes: float) -> None:
     network = bench.load(ControlNetModel, UNION, lambda: control.new_controlnet(bench.unet))
-    control.strengthened(network, 1 / control.STRENGTH)
     trained = control.train_controlnet(
         network,
         bench.unet,
@@ -191,7 +194,7 @@ def build_controlnet(bench: Workbench, minutes: float) -> None:
         size=bench.size,
         minutes=minutes,
     )
-    bench.save(control.strengthened(trained, control.STRENGTH), UNION)
+    bench.save(trained, UNION)
     (bench.preset / UNION / UNION_KINDS).write_text(json.dumps(list(control.TAUGHT), indent=2) + "\n")
 
 
@@ -259,6 +262,7 @@ STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "decoder": build_decoder,
     "reader": build_reader,
     "denoiser": build_denoiser,
+    "refine": partial(build_denoiser, refine=True),
     "grow": build_grown,
     "control-embedding": build_control_embedding,
     "controlnet": build_controlnet,

@@ -46,8 +46,6 @@ LIKE_EDGES: tuple[ControlName, ...] = ("canny", "depth", "normal", "segmentation
 MAPS = {16: 16, 32: 8}  # in a batch; each decides the layout of as many pictures as its scene has looks
 EMPTY_CAPTION_SHARE = 0.4
 LAYOUT_NOISE_SKEW = 2.5  # more than for the base: what little noise leaves of the layout needs no map
-STRENGTH = 1.4
-"""How much more the finished ControlNet adds than in training, where everything around a step is the truth."""
 CONDITIONING_WIDTHS = (16, 32, 64, 96)
 # OpenPose's joints with the person's left and right exchanged, as a mirror does.
 _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
@@ -56,15 +54,6 @@ _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
 def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     """A copy of the base's encoder with zero convolutions and three halvings from pixels to latents."""
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=CONDITIONING_WIDTHS)
-
-
-def strengthened(controlnet: nn.Module, factor: float) -> nn.Module:
-    """`controlnet`, which from now on adds `factor` times as much: its last layers are linear."""
-    with torch.no_grad():
-        for name, parameter in controlnet.named_parameters():
-            if name.startswith(("controlnet_down_blocks.", "controlnet_mid_block.")):
-                parameter *= factor
-    return controlnet
 
 
 def canny_map(corpus: Corpus, index: int, flipped: bool, size_px: int) -> np.ndarray:

@@ -4,13 +4,15 @@ v-prediction (Salimans & Ho 2022) with zero terminal SNR and trailing timesteps 
 as min(SNR + 1, 6) on x0: like min-SNR-5 (Hang et al. 2023) for the fine steps, but without its vanishing weight at
 high noise, where colour and layout are decided. Cells of things weigh more than the ground and sky around them, which
 are most of a picture and learned soonest. Beside it, the x0 that a step implies must look right to the reader
-(`perception.py`), and a head inside the U-Net names what lies where. First on 16x16 latents, then on 32x32.
+(`perception.py`), and a head inside the U-Net names what lies where. First on 16x16 latents, then on 32x32. At last
+the U-Net alone is refined, where shapes are lost: in the middle of the noise, and on people above all.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
 # pyright: reportCallIssue=false
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,22 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.starter.latents import LatentCorpus
 from engine.starter.linear_code import LATENT_CHANNELS
-from engine.starter.perception import FIRST_THING, Cells, InnerHead, Reader, naming_loss, perception_loss
+from engine.starter.perception import CELL_NAMES, FIRST_THING, Cells, InnerHead, Reader, naming_loss, perception_loss
 from engine.starter.precision import autocast
 from engine.starter.text import WIDTH, embed, empty_ids
 from engine.starter.training import Look, Schedule, train
+from engine.starter.world import PERSON
 
 EMPTY_CAPTION_SHARE = 0.1
 PAIRS_SHARE = 0.25  # of the rows, from scenes with two things: which word is whose is learned from them
 BATCH = {16: 128, 32: 64}
 HIGH_NOISE_SKEW = 1.5
 THING_WEIGHT = 3.0  # of a cell that shows a thing, against 1 elsewhere
+PERSON_WEIGHT = 8.0  # of one that shows a person, while refining: heads are a few cells
 INNER_WEIGHT = 0.1
+MIDDLE, MIDDLE_SHARE = (100, 750), 0.8  # timesteps, and how often they come while refining
+REFINING_BATCH = {16: 48, 32: 24}
+PEOPLE_SHARE = 0.35
 _WEIGHT_CAP = 6.0
 
 
@@ -75,6 +82,14 @@ def spread_timesteps(count: int, generator: torch.Generator, skew: float = 1.0) 
     return (places ** (1 / skew) * 1000).long()
 
 
+def middle_timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """`count` timesteps, most of them from `MIDDLE`, evenly; the others spread as in training."""
+    spread = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
+    first, last = MIDDLE
+    middle = first + spread_timesteps(count, generator) * (last - first) // 1000
+    return torch.where(torch.rand(count, generator=generator) < MIDDLE_SHARE, middle, spread)
+
+
 def noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, v and the loss weight of each sample; `alpha_bar` is (n,).
 
@@ -89,9 +104,10 @@ def noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, T
     return x_t, v, weight
 
 
-def weight_of_cells(names: Tensor) -> Tensor:
+def weight_of_cells(names: Tensor, of_people: float = THING_WEIGHT) -> Tensor:
     """`names` (n, side, side) of `Cells` -> weights (n, 1, side, side) whose mean over the batch is 1."""
     weight = torch.where(names >= FIRST_THING, THING_WEIGHT, 1.0)[:, None]
+    weight[names[:, None] == CELL_NAMES.index(PERSON)] = of_people
     return weight / weight.mean()
 
 
@@ -112,16 +128,17 @@ def train_denoiser(
     *,
     size: int,
     minutes: float,
-    learning_rate: float = 1e-3,
+    refine: bool = False,
     look: Look | None = None,
 ) -> dict[str, nn.Module]:
     """Train on latents of side `size` (16 or 32) for `minutes`; returns the averaged U-Net and text encoder.
 
-    `reader` and `cells` are of that size; what the reader says is weighted by sqrt(alpha_bar).
+    `reader` and `cells` are of that size; what the reader says is weighted by sqrt(alpha_bar). To `refine` leaves the
+    text encoder as it is.
     """
     alpha_bar = new_scheduler().alphas_cumprod
     empty = empty_ids(tokenizer)
-    count = BATCH[size]
+    count = (REFINING_BATCH if refine else BATCH)[size]
     # Below the top level of 256 px, the top level at 128 px: 16x16 cells at either size.
     inner_level: Any = unet.up_blocks[1]
     inner_head = InnerHead(inner_level.resnets[-1].out_channels)
@@ -133,10 +150,13 @@ def train_denoiser(
     inner_level.register_forward_hook(keep)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows, latents, ids = data.batch(size, count, generator, pairs_share=PAIRS_SHARE)
+        people_share = PEOPLE_SHARE if refine else 0.0
+        rows, latents, ids = data.batch(size, count, generator, pairs_share=PAIRS_SHARE, people_share=people_share)
         ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
+        timesteps = (
+            middle_timesteps(count, generator) if refine else spread_timesteps(count, generator, HIGH_NOISE_SKEW)
+        )
         x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
         names, colours = cells.of(rows)
         with autocast():
@@ -150,10 +170,14 @@ def train_denoiser(
             seen = inner_head(inner["features"])
         every = names.shape[-1] // seen[0].shape[-1]
         known = naming_loss(*seen, names[:, ::every, ::every], colours[:, ::every, ::every])
-        squared = (weight_of_cells(names) * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
+        of_cells = weight_of_cells(names, PERSON_WEIGHT if refine else THING_WEIGHT)
+        squared = (of_cells * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
         return squared.mean() + (a.sqrt() * perceived).sum() / count + INNER_WEIGHT * known.mean()
 
     unet.to(memory_format=torch.channels_last)
+    text_encoder.requires_grad_(not refine)
     modules: Mapping[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder, "inner_head": inner_head}
-    schedule = Schedule(minutes=minutes, learning_rate=learning_rate, warmup_steps=100, ema=0.998, muon=True)
-    return train(f"denoiser-{size}", folder, modules, loss_of, schedule, look=look)
+    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=100, ema=0.998, muon=True)
+    if refine:
+        schedule = replace(schedule, learning_rate=4e-4, ema=0.99, decay=0.5)
+    return train(f"{'refined' if refine else 'denoiser'}-{size}", folder, modules, loss_of, schedule, look=look)

@@ -18,6 +18,7 @@ from engine.starter.corpus import CAPTIONS_PER_PICTURE, LOOKS_PER_SCENE, Corpus,
 from engine.starter.decoder import to_tensor
 from engine.starter.linear_code import LATENT_CHANNELS, Code
 from engine.starter.text import MAX_TOKENS, token_ids
+from engine.starter.world import PERSON
 
 _CHUNK = 256
 
@@ -27,28 +28,36 @@ class LatentCorpus:
     """Row 2 * i is picture i, row 2 * i + 1 its mirror image.
 
     latents: {32: float16 (2n, 16, 32, 32), 16: float16 (2n, 16, 16, 16)}; tokens: int16 (2n, captions, MAX_TOKENS);
-    pairs: int64, the rows that show two things.
+    pairs and people: int64, the rows that show two things, and those that show a person.
     """
 
     latents: dict[int, Tensor]
     tokens: Tensor
     pairs: Tensor
+    people: Tensor
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def batch(
-        self, size: int, count: int, generator: torch.Generator, *, pairs_share: float = 0.0
+        self,
+        size: int,
+        count: int,
+        generator: torch.Generator,
+        *,
+        pairs_share: float = 0.0,
+        people_share: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, latents (count, 16, size, size) float32 and token ids (count, MAX_TOKENS) of random rows.
 
         Photos are drawn half as often again as their share: every look is made from them. `pairs_share` of the rows
-        are drawn from those with two things.
+        are drawn from those with two things, then `people_share` of all from those with a person.
         """
         rows = torch.randint(len(self), (count,), generator=generator)
-        if pairs_share:
-            two = self.pairs[torch.randint(len(self.pairs), (count,), generator=generator)]
-            rows = torch.where(torch.rand(count, generator=generator) < pairs_share, two, rows)
+        for some, share in ((self.pairs, pairs_share), (self.people, people_share)):
+            if share:
+                of_these = some[torch.randint(len(some), (count,), generator=generator)]
+                rows = torch.where(torch.rand(count, generator=generator) < share, of_these, rows)
         to_photo = torch.rand(count, generator=generator) < 0.25
         per_scene = 2 * LOOKS_PER_SCENE
         rows = torch.where(to_photo, rows // per_scene * per_scene + rows % 2, rows)
@@ -59,8 +68,11 @@ class LatentCorpus:
 def encode_corpus(corpus: Corpus, code: Code, tokenizer: CLIPTokenizer, cache: Path) -> LatentCorpus:
     """Encode what the cache does not hold yet; the cache is a `.pt` file beside the corpus."""
     count = len(corpus)
-    two = torch.tensor([len(picture(row).scene.things) == 2 for row in range(count)])
-    pairs = two.repeat_interleave(2).nonzero().flatten()
+    shown = [[thing.kind for thing in picture(row).scene.things] for row in range(count)]
+    pairs, people = (
+        torch.tensor(are_shown).repeat_interleave(2).nonzero().flatten()
+        for are_shown in ([len(kinds) == 2 for kinds in shown], [PERSON in kinds for kinds in shown])
+    )
     full = torch.empty(2 * count, LATENT_CHANNELS, 32, 32, dtype=torch.float16)
     half = torch.empty(2 * count, LATENT_CHANNELS, 16, 16, dtype=torch.float16)
     tokens = torch.empty(2 * count, CAPTIONS_PER_PICTURE, MAX_TOKENS, dtype=torch.int16)
@@ -85,4 +97,4 @@ def encode_corpus(corpus: Corpus, code: Code, tokenizer: CLIPTokenizer, cache: P
         partial = cache.with_suffix(".part")
         torch.save({"full": full, "half": half, "tokens": tokens}, partial)
         os.replace(partial, cache)
-    return LatentCorpus(latents={32: full, 16: half}, tokens=tokens, pairs=pairs)
+    return LatentCorpus(latents={32: full, 16: half}, tokens=tokens, pairs=pairs, people=people)

@@ -42,10 +42,13 @@ class Tiny:
     controls: list[Control]
     styles: list[Style]
 
-    def draw(self, attached: Attached | None = None, guidance_rescale: float = 0.0) -> np.ndarray:
+    def draw(
+        self, attached: Attached | None = None, guidance_rescale: float = 0.0, guidance_scale: float = 3.0
+    ) -> np.ndarray:
         pipeline = families.family("sd15").pipeline(self.parts, "default")
         base = replace(self.base, guidance_rescale=guidance_rescale)
-        return np.asarray(render(pipeline, SETTINGS, base, attached=attached))
+        settings = SETTINGS.replace(guidance_scale=guidance_scale)
+        return np.asarray(render(pipeline, settings, base, attached=attached))
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +158,39 @@ def test_controls_are_diffusers_controlnet_pipeline(tiny: Tiny, untouched: np.nd
     assert not np.array_equal(expected, untouched)
     with attach(tiny.parts, controls=controls) as attached:
         assert np.array_equal(tiny.draw(attached), expected)
+
+
+class Unweakened(ControlNetModel):
+    """A ControlNet whose outer layers add as much in guess mode as otherwise."""
+
+    def forward(self, *args: Any, guess_mode: bool = False, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_guided_controls_are_diffusers_guess_mode(tiny: Tiny, untouched: np.ndarray, count: int) -> None:
+    windows = [(0.0, 0.6), (0.25, 1.0)][:count]
+    controls = [replace(c, start=s, end=e, guided=True) for c, (s, e) in zip(tiny.controls, windows, strict=False)]
+    kinds = ("canny", "openpose")[:count]
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+        tiny.folder,
+        controlnet=[Unweakened.from_pretrained(tiny.folder / f"controlnet-{kind}") for kind in kinds],
+        use_safetensors=True,
+    )
+    expected = run_plain(
+        pipeline,
+        guess_mode=True,
+        image=[control.image for control in controls],
+        controlnet_conditioning_scale=[control.strength for control in controls],
+        control_guidance_start=[start for start, _ in windows],
+        control_guidance_end=[end for _, end in windows],
+    )
+    assert not np.array_equal(expected, untouched)
+    with attach(tiny.parts, controls=controls) as attached:
+        assert np.array_equal(tiny.draw(attached), expected)
+        without_guidance = tiny.draw(attached, guidance_scale=1.0)
+    with attach(tiny.parts, controls=[replace(control, guided=False) for control in controls]) as balanced:
+        assert np.array_equal(tiny.draw(balanced, guidance_scale=1.0), without_guidance)
 
 
 def test_a_map_is_read_once_a_picture(tiny: Tiny) -> None:

@@ -1,16 +1,19 @@
 """Which scores a picture gets, from its recipe; kept beside it, gone with it, and without a trace in its bytes."""
 
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from engine.cache import ModelCache
+from engine.controls import detect
 from engine.errors import NotFound
 from engine.recipe import Recipe, png_bytes
 from engine.samples import SAMPLES_FOLDER, load_samples
 from engine.scores.pictures import kept_scores, score_picture
 from engine.settings import ControlUse, CropBox, GenerateSettings, LoraUse, StyleUse
+from engine.studio import Studio
 from engine.workspace import Photo, Workspace
 
 
@@ -81,6 +84,22 @@ def test_every_thing_asked_for_has_its_score(workspace: Workspace, models: Model
     assert scores["identity"].of == "bear"
     assert scores["identity"].level == "good"
     assert scores["style"].level == "bad"  # a photo is not neon
+
+
+def test_a_map_is_taken_again_as_it_was_taken(workspace: Workspace, models: ModelCache) -> None:
+    photo = Image.open(SAMPLES_FOLDER / "compositions" / "coffee.png").convert("RGB")
+    job = Studio(workspace).extract(workspace.keep_image(photo), "canny", {"low_threshold": 20, "high_threshold": 60})
+    while job.state in ("queued", "running"):
+        time.sleep(0.05)
+    fine, by_hand = job.result()["map"], workspace.keep_image(detect("canny", photo, {"low_threshold": 30}))
+
+    def edges_kept(of: str) -> float:
+        use = ControlUse(kind="canny", image=of, detected=True)
+        picture = keep(workspace, photo, GenerateSettings(prompt="a cup", controls=(use,)))
+        return next(s.value for s in score_picture(picture, workspace=workspace, models=models) if s.name == "layout")
+
+    assert edges_kept(fine) == 1
+    assert edges_kept(by_hand) < 1
 
 
 def test_scores_stay_beside_the_picture_and_go_with_it(workspace: Workspace, models: ModelCache) -> None:

@@ -109,22 +109,6 @@ def test_an_example_has_a_row_of_its_scene_for_every_look() -> None:
         assert [s.look for s in shown] == list(looks_of(7))
 
 
-def test_a_strengthened_controlnet_adds_that_much_more() -> None:
-    torch.manual_seed(0)
-    sizes = {"block_out_channels": (8, 16), "cross_attention_dim": 8, "attention_head_dim": 4, "norm_num_groups": 4}
-    down = ("DownBlock2D", "CrossAttnDownBlock2D")
-    controlnet = ControlNetModel(
-        in_channels=4, layers_per_block=1, down_block_types=down, conditioning_embedding_out_channels=(4, 8), **sizes
-    )
-    for parameter in controlnet.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    seen = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 3, 8), torch.rand(1, 3, 16, 16)
-    down_blocks, mid_block = controlnet(*seen, return_dict=False)
-    stronger_down, stronger_mid = control.strengthened(controlnet, 1.5)(*seen, return_dict=False)
-    for one, other in zip((*down_blocks, mid_block), (*stronger_down, stronger_mid), strict=True):
-        torch.testing.assert_close(other, 1.5 * one)
-
-
 def test_a_map_serves_several_pictures_as_if_it_were_given_for_each() -> None:
     torch.manual_seed(0)
     embedding, maps = torch.nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)

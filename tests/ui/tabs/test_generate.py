@@ -66,7 +66,8 @@ def rows(**images: str) -> dict[str, str]:
 
 def described(tab: GenerateTab, **asked: Any) -> str:
     usual: dict[str, Any] = {"base": "starter", "width": 512, "height": 512, "kind": "canny", "image": ""}
-    return tab.layouts.describe(1, **(usual | {"detected": False, "strength": 1.0} | asked))[tab.layouts.notes[1]]
+    usual |= {"detected": False, "strength": 1.0, "mode": "default"}
+    return tab.layouts.describe(1, **(usual | asked))[tab.layouts.notes[1]]
 
 
 def test_every_layout_of_a_picture_comes_back(tab: GenerateTab) -> None:
