@@ -13,7 +13,15 @@ from engine.cache import compute_capability
 from engine.controls import KINDS
 from engine.errors import BadSettings, MissingModel
 from engine.families import Base, family
-from engine.settings import AttentionName, ControlMode, GenerateSettings, StepCacheName, StyleTarget, Task, TrainSettings
+from engine.settings import (
+    AttentionName,
+    ControlMode,
+    GenerateSettings,
+    StepCacheName,
+    StyleTarget,
+    Task,
+    TrainSettings,
+)
 
 LCM_MAX_STEPS = 50
 COMPILERS = ("g++", "c++", "clang++", "cl")

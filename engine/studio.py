@@ -303,9 +303,7 @@ class Studio:
 
             work.started(f"Taking the {KINDS[kind].title.lower()} map")
             image = self.workspace.image(image_hash)
-            control_map = self.workspace.keep_image(
-                detect(kind, image, options, detector=detector, models=self.models)
-            )
+            control_map = self.workspace.keep_image(detect(kind, image, options, detector=detector, models=self.models))
             self.workspace.keep_origin(control_map, taken)
             return {"map": control_map}
 

@@ -206,7 +206,7 @@ class Workspace:
         write_json(self.image_path(content_hash).with_suffix(".json"), origin)
 
     def origin(self, content_hash: str) -> dict[str, Any]:
-        """How a map was taken; empty where that is not known, as of one that was drawn or uploaded. Raises: NotFound."""
+        """How a map was taken; empty where that is not known, as of a drawn or uploaded one. Raises: NotFound."""
         path = self.image_path(content_hash).with_suffix(".json")
         return read_json(path) if path.exists() else {}
 

@@ -5,8 +5,8 @@ can be steered. diffusers' own pipelines with ControlNets do the same arithmetic
 `guidance_rescale`, and all run a ControlNet also in the steps where it does not count. Knows nothing of detectors or
 files, and leaves to each family how its ControlNets are called.
 
-A control that is guided acts on the positive half of classifier-free guidance alone: u + w (c(map) - u) takes the map as
-far as the prompt, where otherwise both halves have it and w strengthens the prompt only. It is what `guess_mode` of
+A control that is guided acts on the positive half of classifier-free guidance alone: u + w (c(map) - u) takes the map
+as far as the prompt, where otherwise both halves have it and w strengthens the prompt only. It is what `guess_mode` of
 diffusers and "ControlNet is more important" of sd-webui-controlnet do, without their weaker outer layers.
 """
 

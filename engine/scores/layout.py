@@ -45,7 +45,8 @@ def layout(
 ) -> Score:
     """How well `picture` keeps the map `asked` for: 0 for no better than chance, 1 for all of it.
 
-    `detector` and `options` are what the map was taken with, else the kind's usual ones. Both are compared at the size of the map. A picture in which nothing of the kind is found keeps nothing. Raises:
+    `detector` and `options` are what the map was taken with, else the kind's usual ones.
+    Both are compared at the size of the map. A picture in which nothing of the kind is found keeps nothing. Raises:
     MissingModel; NothingDetected when nothing of the kind is in the map itself.
     """
     measure = MEASURES[kind]

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel
 
 from engine.controls.ade20k import PALETTE
 from engine.settings import ControlName
