@@ -55,14 +55,11 @@ _SIDES = {
 _DEFAULT_LOOK = ("a {} picture of",)
 
 
-def full_caption(scene: Scene, look: str, *, name_sides: bool = True) -> str:
-    """The canonical caption, with every attribute that the look shows.
-
-    Without `name_sides` it says what is there but not where.
-    """
+def full_caption(scene: Scene, look: str) -> str:
+    """The canonical caption, with every attribute that the look shows."""
     colourless = look in COLOURLESS_LOOKS
     things = [
-        f"{_article(noun)} {noun}" + (f" {_SIDES[thing.side][0]}" if name_sides else "")
+        f"{_article(noun)} {noun} {_SIDES[thing.side][0]}"
         for thing in scene.things
         for noun in [_full_noun(thing, colourless)]
     ]

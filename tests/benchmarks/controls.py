@@ -1,8 +1,8 @@
 """How well the starter keeps a layout: `python -m tests.benchmarks.controls [--quick] [--scenes N] [--out DIR]`.
 
-Scenes that were never trained on are drawn as photos, each with the renderer's own map and a prompt that says what is
-there but not where. From every picture the map is taken again, by a detector where the ControlNet was trained on the
-renderer's truth, and compared with the one that was asked for. The last line is one JSON object:
+Scenes that were never trained on are drawn as photos, each with its prompt and the renderer's own map. From every
+picture the map is taken again, by a detector where the ControlNet was trained on the renderer's truth, and compared
+with the one that was asked for. The last line is one JSON object:
 
 - by kind, the score of the pictures as a share of the real renders' own; for the edges, whose detector is exact, the
   renders' score is 1;
@@ -158,7 +158,7 @@ def measure(kinds: list[ControlName], scenes: int, out: Path) -> dict[str, Any]:
         scores: dict[str, list[float]] = {"render": [], "with": [], "without": []}
         for number, truth in enumerate(truths(scenes, kind.people_only)):
             settings = GenerateSettings(
-                prompt=full_caption(truth.scene, "photo", name_sides=False),
+                prompt=full_caption(truth.scene, "photo"),
                 steps=base.default_steps,
                 guidance_scale=base.default_guidance,
             )

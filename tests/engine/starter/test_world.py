@@ -90,9 +90,6 @@ def test_full_caption_reads_well() -> None:
     assert full_caption(scene, "blueprint") == (
         "a blueprint of a striped mug on the left and a person waving on the right at the beach"
     )
-    assert full_caption(scene, "photo", name_sides=False) == (
-        "a photo of an orange striped mug and a person in a red shirt waving at the beach"
-    )
 
 
 def test_captions_are_bounded_and_colourless_looks_never_name_colours() -> None:
