@@ -17,7 +17,7 @@ from engine.cache import ModelCache
 from engine.errors import BadSettings
 from engine.generation import generate
 from engine.lora.names import TEXT_ENCODERS
-from engine.settings import GenerateSettings, TrainSettings
+from engine.settings import ControlUse, GenerateSettings, TrainSettings
 from engine.workspace import Workspace
 from tests.engine.test_generation import Told
 from tests.tiny import SIDE_PX, UNET, make_tiny_base
@@ -112,6 +112,19 @@ def test_a_base_that_is_told_its_guidance_has_it_in_all_steps(tmp_path: Path, mo
     assert WhyNot(base).guidance_interval() == "tiny cannot be guided for a part of the steps."
     with pytest.raises(BadSettings, match="for a part of the steps"):
         require_supported(SETTINGS.replace(guidance_end=0.5), base)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd35_large"])
+def test_layouts_can_count_more_where_both_halves_of_guidance_are_one_batch(name: str) -> None:
+    assert WhyNot(families.base(name)).control_mode("layout") == ""
+
+
+def test_layouts_cannot_count_more_elsewhere() -> None:
+    base = families.base("qwen_image")
+    use = ControlUse(kind="canny", image="0" * 64)
+    require_supported(SETTINGS.replace(controls=(use.replace(mode="balanced"),)), base)
+    with pytest.raises(BadSettings, match=r"does not act on layouts\. Set the control mode to balanced"):
+        require_supported(SETTINGS.replace(controls=(use.replace(mode="layout"),)), base)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "sd35_large", "flux_dev", "flux2_klein", "z_image", "qwen_image"])

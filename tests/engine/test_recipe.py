@@ -69,6 +69,11 @@ class TestA1111Text:
             "Version: Tripod"
         )
 
+    def test_a_layout_that_counts_more(self) -> None:
+        use = ControlUse(kind="depth", image="0" * 64, mode="layout")
+        recipe = Recipe(settings=GenerateSettings(prompt="a mug", controls=(use,)), seed=0, base_hash="0" * 64)
+        assert "Pixel Perfect: True, Control Mode: ControlNet is more important" in a1111_text(recipe, {})
+
     def test_plain(self) -> None:
         recipe = Recipe(settings=GenerateSettings(prompt="a mug"), seed=0, base_hash="0" * 64)
         assert a1111_text(recipe, {}) == (

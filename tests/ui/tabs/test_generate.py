@@ -112,6 +112,11 @@ def test_a_map_goes_to_the_row_of_its_kind_else_to_a_free_one_else_to_one_more(t
         row_of("openpose", [0, 1, 2, 3], row_0="x", row_1="x", row_2="x", row_3="x")
 
 
+def test_a_base_whose_cfg_does_not_act_on_layouts_says_so(tab: GenerateTab) -> None:
+    assert "CFG of Qwen-Image does not act on layouts." in described(tab, base="qwen_image", mode="layout")
+    assert described(tab, base="qwen_image", mode="balanced") == described(tab, base="starter", mode="layout") == ""
+
+
 def test_a_row_taken_away_is_as_new_and_the_last_one_stays(tab: GenerateTab) -> None:
     updates = tab.layouts.remove(1, shown=[0, 1, 2])
     assert updates[tab.layouts.shown] == [0, 2]
