@@ -144,17 +144,27 @@ def test_loras_are_diffusers_adapters(tiny: Tiny, untouched: np.ndarray, count: 
         assert np.array_equal(tiny.draw(attached), expected)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_controls_are_diffusers_controlnet_pipeline(tiny: Tiny, untouched: np.ndarray, count: int) -> None:
+def windowed(tiny: Tiny, count: int) -> list[Control]:
+    """The first `count` controls, each during a part of the steps."""
     windows = [(0.0, 0.6), (0.25, 1.0)][:count]
-    controls = [replace(c, start=s, end=e) for c, (s, e) in zip(tiny.controls, windows, strict=False)]
-    expected = run_plain(
-        plain(tiny, controls=count),
+    return [replace(control, start=s, end=e) for control, (s, e) in zip(tiny.controls, windows, strict=False)]
+
+
+def run_controlled(pipeline: Any, controls: list[Control], **inputs: Any) -> np.ndarray:
+    return run_plain(
+        pipeline,
         image=[control.image for control in controls],
         controlnet_conditioning_scale=[control.strength for control in controls],
-        control_guidance_start=[start for start, _ in windows],
-        control_guidance_end=[end for _, end in windows],
+        control_guidance_start=[control.start for control in controls],
+        control_guidance_end=[control.end for control in controls],
+        **inputs,
     )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_controls_are_diffusers_controlnet_pipeline(tiny: Tiny, untouched: np.ndarray, count: int) -> None:
+    controls = windowed(tiny, count)
+    expected = run_controlled(plain(tiny, controls=count), controls)
     assert not np.array_equal(expected, untouched)
     with attach(tiny.parts, controls=controls) as attached:
         assert np.array_equal(tiny.draw(attached), expected)
@@ -169,28 +179,17 @@ class Unweakened(ControlNetModel):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_guided_controls_are_diffusers_guess_mode(tiny: Tiny, untouched: np.ndarray, count: int) -> None:
-    windows = [(0.0, 0.6), (0.25, 1.0)][:count]
-    controls = [replace(c, start=s, end=e, guided=True) for c, (s, e) in zip(tiny.controls, windows, strict=False)]
-    kinds = ("canny", "openpose")[:count]
-    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-        tiny.folder,
-        controlnet=[Unweakened.from_pretrained(tiny.folder / f"controlnet-{kind}") for kind in kinds],
-        use_safetensors=True,
-    )
-    expected = run_plain(
-        pipeline,
-        guess_mode=True,
-        image=[control.image for control in controls],
-        controlnet_conditioning_scale=[control.strength for control in controls],
-        control_guidance_start=[start for start, _ in windows],
-        control_guidance_end=[end for _, end in windows],
-    )
+    balanced = windowed(tiny, count)
+    guided = [replace(control, guided=True) for control in balanced]
+    nets = [Unweakened.from_pretrained(tiny.folder / f"controlnet-{kind}") for kind in ("canny", "openpose")[:count]]
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(tiny.folder, controlnet=nets, use_safetensors=True)
+    expected = run_controlled(pipeline, guided, guess_mode=True)
     assert not np.array_equal(expected, untouched)
-    with attach(tiny.parts, controls=controls) as attached:
+    with attach(tiny.parts, controls=guided) as attached:
         assert np.array_equal(tiny.draw(attached), expected)
         without_guidance = tiny.draw(attached, guidance_scale=1.0)
-    with attach(tiny.parts, controls=[replace(control, guided=False) for control in controls]) as balanced:
-        assert np.array_equal(tiny.draw(balanced, guidance_scale=1.0), without_guidance)
+    with attach(tiny.parts, controls=balanced) as attached:
+        assert np.array_equal(tiny.draw(attached, guidance_scale=1.0), without_guidance)
 
 
 def test_a_map_is_read_once_a_picture(tiny: Tiny) -> None:
