@@ -143,7 +143,7 @@ class SD3Components(TransformerComponents):
             pooled_projections=torch.zeros_like(pooled)
             if controlnet.config.force_zeros_for_pooled_projection
             else pooled,
-            controlnet_cond=control.condition[: len(latents)],
+            controlnet_cond=control.condition[-len(latents) :],  # of guidance, the positive half comes last
             conditioning_scale=control.strength,
             return_dict=False,
         )

@@ -177,6 +177,20 @@ def test_a_controlnet_for_several_kinds_is_told_which(tiny: Tiny, tmp_path: Path
     assert {n: t.shape for n, t in skeleton.state_dict().items()} == {n: t.shape for n, t in union.state_dict().items()}
 
 
+def test_a_guided_control_acts_on_the_positive_half_alone(tiny: Tiny) -> None:
+    controlnet = FAMILY.load_controlnet(tiny.base, "canny", torch.float32, "cpu")
+    control, firsts = Control(controlnet=controlnet, image=picture(1)), []
+    for controls in ([], [control], [replace(control, guided=True)]):
+        calls: list[Any] = []
+        hook = tiny.parts.denoiser.register_forward_hook(lambda *call, calls=calls: calls.append(call[-1][0].chunk(2)))
+        tiny.draw(controls=controls)
+        hook.remove()
+        firsts.append(calls[0])
+    free, balanced, guided = firsts
+    torch.testing.assert_close(guided, (free[0], balanced[1]))
+    assert not torch.allclose(free[0], balanced[0])
+
+
 def test_all_together_are_diffusers_combination_and_leave_no_trace(tiny: Tiny, plain: Any) -> None:
     adapter = FAMILY.load_ip_adapter(tiny.base, torch.float32, "cpu")
     controlnet = FAMILY.load_controlnet(tiny.base, "canny", torch.float32, "cpu")

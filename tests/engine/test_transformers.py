@@ -157,6 +157,19 @@ def test_a_control_is_diffusers(tiny: Tiny) -> None:
         assert not np.array_equal(expected, tiny.draw(settings))
 
 
+def test_a_guided_control_acts_on_the_positive_half_alone(tiny: Tiny) -> None:
+    if "control_modes" not in tiny.base.spec.supports:
+        pytest.skip("guidance is not one batch in this family")
+    control, halves = tiny.control("canny", 1), []
+    hook = tiny.parts.denoiser.register_forward_hook(lambda *call: halves.append(call[-1][0].chunk(2)))
+    for controls in ([], [control], [replace(control, guided=True)]):
+        tiny.draw(tiny.guided.replace(steps=1), controls=controls)
+    hook.remove()
+    free, balanced, guided = halves
+    torch.testing.assert_close(guided, (free[0], balanced[1]))
+    assert not torch.allclose(free[0], balanced[0])
+
+
 def test_two_controls_are_diffusers(tiny: Tiny) -> None:
     if tiny.name not in ("flux", "sd3"):
         pytest.skip("diffusers takes no list of ControlNets in this family")
