@@ -20,7 +20,7 @@ from engine.controls.geometry import depth_map, normal_map, normals_from_depth
 from engine.families.base import fetched
 
 HUB_FILES = ("*.json", "model.safetensors")
-EMBEDDED_SIDE_PX, EMBEDDED_STEP_PX = 192, 32
+EMBEDDED_SIDE_PX, EMBEDDED_STEP_PX = 320, 32
 
 
 def embedded_folder(kind: str) -> Path:
@@ -46,7 +46,7 @@ def _logits(kind: str, image: Image.Image, models: ModelCache) -> np.ndarray:
 
     scale = EMBEDDED_SIDE_PX / min(image.size)
     size = [max(1, round(side * scale / EMBEDDED_STEP_PX)) * EMBEDDED_STEP_PX for side in image.size]
-    pixels = np.asarray(image.resize((size[0], size[1]), Image.Resampling.BOX), np.float32) / 127.5 - 1
+    pixels = np.asarray(image.resize((size[0], size[1]), Image.Resampling.BILINEAR), np.float32) / 127.5 - 1
     with models.lease(("detector", kind), partial(_load_embedded, kind)) as model, torch.no_grad():
         pictures = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(model.device)
         logits = torch.nn.functional.interpolate(model(pictures).logits, pictures.shape[-2:], mode="bilinear")

@@ -1,11 +1,11 @@
 """Make the starter, a stage at a time: `python -m engine.starter.build STAGE [--minutes N]`.
 
-    render              scenes and looks to build/starter/corpus
+    render              scenes and looks, and close-ups, to build/starter/corpus
     decoder             latents back to pixels             -> presets/starter/vae
     reader              what lies where in latents; helps to train the denoiser
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
-    refine              shapes, above all of people        -> presets/starter/unet
     grow                from 128 to 256 px: one more level -> presets/starter/unet
+    refine              people, fine textures, styles      -> presets/starter/{unet,ip_adapter}
     control-embedding   maps of every kind are read like edges, which it knows already
     controlnet          maps of every kind decide the layout -> presets/starter/controlnet-union
     detectors           depth, normals, what lies where    -> presets/detectors/{depth,normal,segmentation}
@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,10 +47,11 @@ from engine.starter import (
     judge,
     linear_code,
     perception,
+    refining,
     style,
     text,
 )
-from engine.starter.corpus import TRAINING_SCENES, Corpus, picture, render_corpus
+from engine.starter.corpus import TRAINING_SCENES, CloseUps, Corpus, picture, render_close_ups, render_corpus
 from engine.starter.latents import LatentCorpus, encode_corpus
 from engine.starter.linear_code import Code
 
@@ -98,6 +99,15 @@ class Workbench:
         return perception.load_reader(self.build, self.size)
 
     @cached_property
+    def styled(self) -> style.StyledScenes:
+        return style.StyledScenes(self.corpus, self.code, self.image_encoder, size=self.size)
+
+    @property
+    def adapter(self) -> Path:
+        """Where the IP-Adapter is exported to."""
+        return self.preset / "ip_adapter" / "ip-adapter.safetensors"
+
+    @cached_property
     def unet(self) -> UNet2DConditionModel:
         return self.load(UNet2DConditionModel, "unet", denoiser.new_unet)
 
@@ -140,7 +150,7 @@ def build_reader(bench: Workbench, minutes: float) -> None:
     perception.train_reader(bench.data, bench.cells, bench.build, size=bench.size, minutes=minutes)
 
 
-def build_denoiser(bench: Workbench, minutes: float, *, refine: bool = False) -> None:
+def build_denoiser(bench: Workbench, minutes: float) -> None:
     trained = denoiser.train_denoiser(
         bench.unet,
         bench.text_encoder,
@@ -151,14 +161,28 @@ def build_denoiser(bench: Workbench, minutes: float, *, refine: bool = False) ->
         bench.build,
         size=bench.size,
         minutes=minutes,
-        refine=refine,
     )
     bench.save(trained["unet"], "unet")
-    if refine:
-        return
     bench.save(trained["text_encoder"], "text_encoder")
     denoiser.new_scheduler().save_pretrained(bench.preset / "scheduler")
     (bench.preset / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")
+
+
+def build_refined(bench: Workbench, minutes: float) -> None:
+    unet, weights = refining.train_refined(
+        bench.unet,
+        bench.text_encoder,
+        bench.tokenizer,
+        bench.data,
+        bench.reader,
+        bench.cells,
+        bench.styled,
+        bench.adapter,
+        bench.build,
+        minutes=minutes,
+    )
+    bench.save(unet, "unet")
+    weights.save(bench.adapter)
 
 
 def build_grown(bench: Workbench, minutes: float) -> None:
@@ -211,20 +235,9 @@ def build_image_encoder(bench: Workbench, minutes: float) -> None:
 
 
 def build_ip_adapter(bench: Workbench, minutes: float) -> None:
-    file = bench.preset / "ip_adapter" / "ip-adapter.safetensors"
-    weights = style.train_ip_adapter(
-        bench.unet,
-        bench.text_encoder,
-        bench.tokenizer,
-        bench.image_encoder,
-        bench.corpus,
-        bench.code,
-        file,
-        bench.build,
-        size=bench.size,
-        minutes=minutes,
-    )
-    weights.save(file)
+    style.train_ip_adapter(
+        bench.unet, bench.text_encoder, bench.tokenizer, bench.styled, bench.adapter, bench.build, minutes=minutes
+    ).save(bench.adapter)
 
 
 def build_captioner(bench: Workbench, minutes: float) -> None:
@@ -245,7 +258,10 @@ def build_detectors(bench: Workbench, minutes: float) -> None:
     if all(folder.exists() for folder in folders.values()):
         read = detectors.SegformerForSemanticSegmentation.from_pretrained
         trained.load({kind: read(folder, torch_dtype=torch.float32) for kind, folder in folders.items()})
-    for kind, model in detectors.train_detectors(trained, bench.corpus, bench.build, minutes).exported().items():
+    close_ups = CloseUps(bench.build / "corpus")
+    for kind, model in (
+        detectors.train_detectors(trained, bench.corpus, close_ups, bench.build, minutes).exported().items()
+    ):
         _export(model, DETECTORS / kind)
 
 
@@ -262,7 +278,7 @@ STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "decoder": build_decoder,
     "reader": build_reader,
     "denoiser": build_denoiser,
-    "refine": partial(build_denoiser, refine=True),
+    "refine": build_refined,
     "grow": build_grown,
     "control-embedding": build_control_embedding,
     "controlnet": build_controlnet,
@@ -284,6 +300,7 @@ def main() -> None:
     if arguments.stage == "render":
         for shard in render_corpus(BUILD / "corpus", arguments.scenes, processes=os.cpu_count() or 1):
             print(f"shard {shard}", flush=True)
+        render_close_ups(BUILD / "corpus", processes=os.cpu_count() or 1)
         return
     torch.manual_seed(0)
     STAGES[arguments.stage](Workbench(BUILD, PRESET, size=arguments.size), arguments.minutes)

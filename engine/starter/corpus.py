@@ -17,8 +17,8 @@ import numpy as np
 
 from engine.starter.captions import caption
 from engine.starter.looks import LOOKS, apply_look
-from engine.starter.render import render
-from engine.starter.world import CATALOGUE, OBJECTS, PARAMETRIC, Scene, sample_scene
+from engine.starter.render import Render, Window, render
+from engine.starter.world import CATALOGUE, OBJECTS, PARAMETRIC, PERSON, Scene, sample_scene
 
 SIZE_PX = 256
 # The first scenes know the parametric kinds only, and stay as they are: networks have been trained on them. From there
@@ -29,6 +29,8 @@ SHARD_SCENES = 250
 LOOKS_PER_SCENE = 3
 CAPTIONS_PER_PICTURE = 6
 TRUTH_PX = 128  # side of the kept segmentation, depth and normals
+FIRST_THING = 2  # segments from here on are things
+CLOSE_UP = (1.1, 1.9)  # a close-up's side, against its things'
 _TRAIN, _HELD_OUT = 1, 2  # seed families
 
 
@@ -88,28 +90,71 @@ def relative_depth(depth: np.ndarray) -> np.ndarray:
     return np.round(255 * (inverse - low) / (high - low)).astype(np.uint8)
 
 
+def _kept(rendered: Render) -> dict[str, np.ndarray]:
+    """What is kept of a render's truth, at `TRUTH_PX`."""
+    step = len(rendered.image) // TRUTH_PX
+    at = np.s_[step // 2 :: step, step // 2 :: step]
+    return {
+        "segments": rendered.segmentation[at],
+        "depth": relative_depth(rendered.depth[at]),
+        "normals": np.round((rendered.normals[at] + 1) * 127.5).astype(np.uint8),
+    }
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    np.save(file.with_suffix(".part.npy"), array)
+    os.replace(file.with_suffix(".part.npy"), file)
+
+
 def _render_shard(folder: Path, shard: int) -> int:
     images = np.empty((SHARD_SCENES * LOOKS_PER_SCENE, SIZE_PX, SIZE_PX, 3), np.uint8)
-    segments = np.empty((SHARD_SCENES, TRUTH_PX, TRUTH_PX), np.uint8)
-    depth = np.empty((SHARD_SCENES, TRUTH_PX, TRUTH_PX), np.uint8)
-    normals = np.empty((SHARD_SCENES, TRUTH_PX, TRUTH_PX, 3), np.uint8)
-    step = SIZE_PX // TRUTH_PX
-    kept = np.s_[step // 2 :: step, step // 2 :: step]
+    truths = []
     for offset in range(SHARD_SCENES):
         index = shard * SHARD_SCENES + offset
         rendered = render(scene(index), SIZE_PX)
-        segments[offset] = rendered.segmentation[kept]
-        depth[offset] = relative_depth(rendered.depth[kept])
-        normals[offset] = np.round((rendered.normals[kept] + 1) * 127.5)
+        truths.append(_kept(rendered))
         for place, look in enumerate(looks_of(index)):
             rng = np.random.default_rng((_TRAIN, index, place, 3))
             images[offset * LOOKS_PER_SCENE + place] = apply_look(rendered.image, look, rng)
-    for name, truth in (("segments", segments), ("depth", depth), ("normals", normals)):
-        np.save(folder / f"{shard:04d}.{name}.npy", truth)
-    partial = folder / f"{shard:04d}.part.npy"
-    np.save(partial, images)
-    os.replace(partial, folder / f"{shard:04d}.npy")
+    for name in truths[0]:
+        np.save(folder / f"{shard:04d}.{name}.npy", np.stack([truth[name] for truth in truths]))
+    _save(folder / f"{shard:04d}.npy", images)
     return shard
+
+
+def close_up_window(index: int) -> Window:
+    """A square around the things of scene `index`, `CLOSE_UP` times as large as they are."""
+    rng = np.random.default_rng((_TRAIN, index, 11))
+    segments = render(scene(index), 64).segmentation
+    ends = []
+    for axis in (0, 1):  # columns, then rows
+        shown = np.flatnonzero((segments >= FIRST_THING).any(axis=axis))
+        ends.append((shown[0] / 64, (shown[-1] + 1) / 64))
+    size = max(high - low for low, high in ends)
+    side = min(1.0, size * rng.uniform(*CLOSE_UP))
+    middle = [(low + high) / 2 + rng.uniform(-0.5, 0.5) * max(0.0, side - size) for low, high in ends]
+    left, top = (float(np.clip(place - side / 2, 0, 1 - side)) for place in middle)
+    return Window(left=left, top=top, side=side)
+
+
+def close_up_scenes(scenes: int = TRAINING_SCENES) -> list[int]:
+    """Every fourth of the scenes, every other with a person: limbs are the hardest."""
+    return [i for i in range(scenes) if i % (2 if any(t.kind == PERSON for t in scene(i).things) else 4) == 0]
+
+
+def _render_close_up(index: int) -> dict[str, np.ndarray]:
+    rendered = render(scene(index), SIZE_PX, close_up_window(index))
+    return {"images": rendered.image, **_kept(rendered)}
+
+
+def render_close_ups(folder: Path, processes: int = 2) -> None:
+    """Render the close-ups, unless they are there."""
+    if (folder / "close-ups.images.npy").exists():
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        shown = list(pool.map(_render_close_up, close_up_scenes(), chunksize=16))
+    for name in reversed(shown[0]):  # the pictures last: they say that all is there
+        _save(folder / f"close-ups.{name}.npy", np.stack([one[name] for one in shown]))
 
 
 def render_corpus(folder: Path, scenes: int, processes: int = 2, nice: int = 0) -> Iterator[int]:
@@ -164,3 +209,19 @@ class Corpus:
         """Row `row`, uint8 (256, 256, 3)."""
         shard, offset = divmod(row, SHARD_SCENES * LOOKS_PER_SCENE)
         return self.shards[shard][offset]
+
+
+class CloseUps:
+    """Photos of the things of some scenes that fill the frame, as products do, with their truth as `Corpus` has it.
+
+    Close up, a limb's normals take up more than two or three places, so that they are not mixed with the wall's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.scenes = np.array(close_up_scenes())
+        self.images, self.segments, self.depth, self.normals = (
+            np.load(folder / f"close-ups.{name}.npy") for name in ("images", "segments", "depth", "normals")
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)

@@ -4,15 +4,13 @@ v-prediction (Salimans & Ho 2022) with zero terminal SNR and trailing timesteps 
 as min(SNR + 1, 6) on x0: like min-SNR-5 (Hang et al. 2023) for the fine steps, but without its vanishing weight at
 high noise, where colour and layout are decided. Cells of things weigh more than the ground and sky around them, which
 are most of a picture and learned soonest. Beside it, the x0 that a step implies must look right to the reader
-(`perception.py`), and a head inside the U-Net names what lies where. First on 16x16 latents, then on 32x32. At last
-the U-Net alone is refined, where shapes are lost: in the middle of the noise, and on people above all.
+(`perception.py`), and a head inside the U-Net names what lies where. First on 16x16 latents, then on 32x32.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
 # pyright: reportCallIssue=false
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +32,7 @@ PAIRS_SHARE = 0.25  # of the rows, from scenes with two things: which word is wh
 BATCH = {16: 128, 32: 64}
 HIGH_NOISE_SKEW = 1.5
 THING_WEIGHT = 3.0  # of a cell that shows a thing, against 1 elsewhere
-PERSON_WEIGHT = 8.0  # of one that shows a person, while refining: heads are a few cells
 INNER_WEIGHT = 0.1
-MIDDLE, MIDDLE_SHARE = (100, 750), 0.8  # timesteps, and how often they come while refining
-REFINING_BATCH = {16: 48, 32: 24}
-PEOPLE_SHARE = 0.35
 _WEIGHT_CAP = 6.0
 
 
@@ -82,14 +76,6 @@ def spread_timesteps(count: int, generator: torch.Generator, skew: float = 1.0) 
     return (places ** (1 / skew) * 1000).long()
 
 
-def middle_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps, most of them from `MIDDLE`, evenly; the others spread as in training."""
-    spread = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
-    first, last = MIDDLE
-    middle = first + spread_timesteps(count, generator) * (last - first) // 1000
-    return torch.where(torch.rand(count, generator=generator) < MIDDLE_SHARE, middle, spread)
-
-
 def noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, v and the loss weight of each sample; `alpha_bar` is (n,).
 
@@ -117,6 +103,58 @@ def implied_x0(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
     return a.sqrt() * x_t - (1 - a).sqrt() * v
 
 
+class Objective:
+    """What a denoiser is trained on: the error of v, what the reader sees in the x0 that it implies, and what a head
+    inside the U-Net names.
+
+    `reader` and `cells` are of the latents' size; what the reader says is weighted by sqrt(alpha_bar).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, reader: Reader, cells: Cells) -> None:
+        self.unet, self.reader, self.cells = unet, reader, cells
+        self.alpha_bar = new_scheduler().alphas_cumprod
+        # Below the top level of 256 px, the top level at 128 px: 16x16 cells at either size.
+        inner_level: Any = unet.up_blocks[1]
+        self.inner_head = InnerHead(inner_level.resnets[-1].out_channels)
+        self._inner: dict[str, Tensor] = {}
+
+        def keep(module: nn.Module, given: tuple[Any, ...], features: Tensor) -> None:
+            self._inner["features"] = features
+
+        inner_level.register_forward_hook(keep)
+
+    def loss(
+        self,
+        rows: Tensor,
+        latents: Tensor,
+        words: Tensor,
+        timesteps: Tensor,
+        generator: torch.Generator,
+        *,
+        person_weight: float = THING_WEIGHT,
+        **conditions: Any,
+    ) -> Tensor:
+        """Of the `rows` (n,) of the corpus, noised to `timesteps` (n,). `conditions` are the U-Net's further inputs."""
+        noise = torch.randn(latents.shape, generator=generator)
+        x_t, v, weight = noised(latents, noise, self.alpha_bar[timesteps])
+        names, colours = self.cells.of(rows)
+        count = len(rows)
+        with autocast():
+            predicted = self.unet(x_t.to(memory_format=torch.channels_last), timesteps, words, **conditions).sample
+            # The purer the noise, the less of x0 is known: only the clearer half is looked at.
+            clear = timesteps.argsort()[: count // 2]
+            a = self.alpha_bar[timesteps[clear]]
+            implied = implied_x0(x_t[clear], predicted[clear].float(), a)
+            look = self.cells.look[rows[clear]]
+            perceived = perception_loss(self.reader, implied, latents[clear], names[clear], colours[clear], look)
+            seen = self.inner_head(self._inner["features"])
+        every = names.shape[-1] // seen[0].shape[-1]
+        known = naming_loss(*seen, names[:, ::every, ::every], colours[:, ::every, ::every])
+        of_cells = weight_of_cells(names, person_weight)
+        squared = (of_cells * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
+        return squared.mean() + (a.sqrt() * perceived).sum() / count + INNER_WEIGHT * known.mean()
+
+
 def train_denoiser(
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
@@ -128,56 +166,30 @@ def train_denoiser(
     *,
     size: int,
     minutes: float,
-    refine: bool = False,
     look: Look | None = None,
 ) -> dict[str, nn.Module]:
     """Train on latents of side `size` (16 or 32) for `minutes`; returns the averaged U-Net and text encoder.
 
-    `reader` and `cells` are of that size; what the reader says is weighted by sqrt(alpha_bar). To `refine` leaves the
-    text encoder as it is.
+    `reader` and `cells` are of that size.
     """
-    alpha_bar = new_scheduler().alphas_cumprod
     empty = empty_ids(tokenizer)
-    count = (REFINING_BATCH if refine else BATCH)[size]
-    # Below the top level of 256 px, the top level at 128 px: 16x16 cells at either size.
-    inner_level: Any = unet.up_blocks[1]
-    inner_head = InnerHead(inner_level.resnets[-1].out_channels)
-    inner: dict[str, Tensor] = {}
-
-    def keep(module: nn.Module, given: tuple[Any, ...], features: Tensor) -> None:
-        inner["features"] = features
-
-    inner_level.register_forward_hook(keep)
+    count = BATCH[size]
+    objective = Objective(unet, reader, cells)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        people_share = PEOPLE_SHARE if refine else 0.0
-        rows, latents, ids = data.batch(size, count, generator, pairs_share=PAIRS_SHARE, people_share=people_share)
+        rows = data.rows(count, generator, [(data.pairs, PAIRS_SHARE)])
+        latents, ids = data.of(rows, size, generator)
         ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = (
-            middle_timesteps(count, generator) if refine else spread_timesteps(count, generator, HIGH_NOISE_SKEW)
-        )
-        x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
-        names, colours = cells.of(rows)
+        timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
         with autocast():
             words = embed(text_encoder, ids)
-            predicted = unet(x_t.to(memory_format=torch.channels_last), timesteps, words).sample
-            # The purer the noise, the less of x0 is known: only the clearer half is looked at.
-            clear = timesteps.argsort()[: count // 2]
-            a = alpha_bar[timesteps[clear]]
-            implied = implied_x0(x_t[clear], predicted[clear].float(), a)
-            perceived = perception_loss(reader, implied, latents[clear], names[clear], colours[clear])
-            seen = inner_head(inner["features"])
-        every = names.shape[-1] // seen[0].shape[-1]
-        known = naming_loss(*seen, names[:, ::every, ::every], colours[:, ::every, ::every])
-        of_cells = weight_of_cells(names, PERSON_WEIGHT if refine else THING_WEIGHT)
-        squared = (of_cells * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
-        return squared.mean() + (a.sqrt() * perceived).sum() / count + INNER_WEIGHT * known.mean()
+        return objective.loss(rows, latents, words, timesteps, generator)
 
     unet.to(memory_format=torch.channels_last)
-    text_encoder.requires_grad_(not refine)
-    modules: Mapping[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder, "inner_head": inner_head}
+    modules: Mapping[str, nn.Module] = {
+        "unet": unet,
+        "text_encoder": text_encoder,
+        "inner_head": objective.inner_head,
+    }
     schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=100, ema=0.998, muon=True)
-    if refine:
-        schedule = replace(schedule, learning_rate=4e-4, ema=0.99, decay=0.5)
-    return train(f"{'refined' if refine else 'denoiser'}-{size}", folder, modules, loss_of, schedule, look=look)
+    return train(f"denoiser-{size}", folder, modules, loss_of, schedule, look=look)

@@ -3,14 +3,14 @@
 One SegFormer (Xie et al. 2021) is trained on all three at once and exported as three ordinary
 `SegformerForSemanticSegmentation` folders, which differ in their last layer: their logits are the relative inverse
 depth (1), the normal in the camera's coordinates (3), and the classes of ADE20K (150). Renders are not photos, so
-pictures are cropped, re-coloured, blurred, and often cut out and put before something plain. Knows nothing of
-diffusion.
+most pictures are close-ups, all are cropped, re-coloured, grained, blurred, and often cut out and put before something
+plain. Knows nothing of diffusion.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,21 +20,23 @@ from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from engine.starter.ade20k import WALL, classes_of
-from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
+from engine.starter.corpus import FIRST_THING, LOOKS_PER_SCENE, CloseUps, Corpus, scene
 from engine.starter.decoder import to_tensor
 from engine.starter.precision import autocast
 from engine.starter.training import Schedule, train
 
 OUTPUTS = {"depth": 1, "normal": 3, "segmentation": 150}
-SIDES_PX = (128, 192)  # of a batch's pictures, in turn
+SIDES_PX = (128, 256)  # of a batch's pictures, in turn
 STEP_PX = 4  # a logit stands for so many pixels, along each side
 BATCH = 16
 PHOTO_SHARE = 0.6  # of the pictures; the rest are in other looks
 CUT_OUT_SHARE = 0.6  # products are often shown so
 PLAIN_SHARE = 0.6  # of the walls behind what is cut out; the others are a gradient
 THING_WEIGHT = 4.0  # of a normal on a thing, against 1 elsewhere, where most are alike
+NORMAL_WEIGHT, CLASS_WEIGHT = 3.0, 0.5  # of the losses of normals and classes, against depth's
 LEAST_CROP = 0.6
-_FIRST_THING = 2  # segments from here on are things
+CLOSE_UP_SHARE = 0.7  # of the batches: in a photo of a product it fills the frame, in the world's scenes it does not
+GRAIN = 0.5  # the most, as a deviation: stone and fur have more texture than shading
 _LAST = "decode_head.classifier."  # the names of the last layer's weights begin with it
 
 
@@ -97,18 +99,29 @@ class Views:
     things: Tensor
 
 
-def views_of(corpus: Corpus, rows: Tensor) -> Views:
-    """The pictures `rows` of the corpus with their truth, at the truth's size."""
-    indices = rows // LOOKS_PER_SCENE
-    segments = torch.from_numpy(corpus.segments[indices])
-    names = [torch.from_numpy(classes_of(scene(index))) for index in indices.tolist()]
+def views_of(images: np.ndarray, truth: Corpus | CloseUps, places: np.ndarray, scenes: Sequence[int]) -> Views:
+    """Pictures (n, 256, 256, 3) of `scenes` with what is true of them: `places` of `truth`, at the truth's size."""
+    segments = torch.from_numpy(truth.segments[places])
+    names = [torch.from_numpy(classes_of(scene(index))) for index in scenes]
     return Views(
-        pictures=to_tensor(np.stack([corpus[row] for row in rows.tolist()])),
-        depth=torch.from_numpy(corpus.depth[indices]).float() / 255,
-        normals=torch.from_numpy(corpus.normals[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1,
+        pictures=to_tensor(images),
+        depth=torch.from_numpy(truth.depth[places]).float() / 255,
+        normals=torch.from_numpy(truth.normals[places]).permute(0, 3, 1, 2).float() / 127.5 - 1,
         classes=torch.stack([name[s.long()] for name, s in zip(names, segments, strict=True)]).long(),
-        things=segments >= _FIRST_THING,
+        things=segments >= FIRST_THING,
     )
+
+
+def views_from(corpus: Corpus, close_ups: CloseUps, generator: torch.Generator) -> Views:
+    """A batch: close-ups or whole scenes, `PHOTO_SHARE` of these as photos, the others in other looks."""
+    if torch.rand((), generator=generator) < CLOSE_UP_SHARE:
+        places = torch.randint(len(close_ups), (BATCH,), generator=generator).numpy()
+        return views_of(close_ups.images[places], close_ups, places, close_ups.scenes[places].tolist())
+    rows = torch.randint(len(corpus), (BATCH,), generator=generator)
+    photo = torch.rand(BATCH, generator=generator) < PHOTO_SHARE
+    rows = torch.where(photo, rows // LOOKS_PER_SCENE * LOOKS_PER_SCENE, rows)
+    scenes = (rows // LOOKS_PER_SCENE).numpy()
+    return views_of(np.stack([corpus[row] for row in rows.tolist()]), corpus, scenes, scenes.tolist())
 
 
 def cut_out(views: Views, where: Tensor, generator: torch.Generator) -> Views:
@@ -170,13 +183,23 @@ def shrunk(views: Views, side_px: int) -> Views:
     )
 
 
-def recoloured(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Gain and shift of each channel, noise, and in a third of the batches a blur."""
-    count = len(pictures)
-    gain = 1 + 0.2 * torch.randn(count, 3, 1, 1, generator=generator)
-    shift = 0.2 * torch.randn(count, 3, 1, 1, generator=generator)
-    noise = 0.06 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
-    pictures = pictures * gain + shift + noise
+def recoloured(views: Views, generator: torch.Generator) -> Tensor:
+    """The pictures with a gain and a shift of each channel, noise, grain of one to four pixels on the things, and in a
+    third of the batches a blur."""
+    pictures = views.pictures
+    count, _, height, width = pictures.shape
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, generator=generator)
+
+    def upto(most: float) -> Tensor:
+        return most * torch.rand(count, 1, 1, 1, generator=generator)
+
+    pixels = int(torch.randint(1, 5, (), generator=generator))
+    grain = nn.functional.interpolate(normal(1, height // pixels, width // pixels), (height, width), mode="bilinear")
+    things = nn.functional.interpolate(views.things[:, None].float(), (height, width), mode="nearest-exact")
+    pictures = pictures * (1 + 0.2 * normal(3, 1, 1)) + 0.2 * normal(3, 1, 1)
+    pictures = pictures + upto(0.06) * normal(3, height, width) + upto(GRAIN**0.5).square() * grain * things
     if torch.rand((), generator=generator) < 1 / 3:
         pictures = nn.functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
     return pictures.clamp(-1, 1)
@@ -194,21 +217,22 @@ def detection_loss(logits: Mapping[str, Tensor], views: Views) -> Tensor:
     weight = torch.where(views.things, THING_WEIGHT, 1.0)
     cosine = nn.functional.cosine_similarity(logits["normal"].float(), views.normals, dim=1)
     normal = (weight * (1 - cosine)).mean() / weight.mean()
-    return depth + 2 * normal + 0.5 * nn.functional.cross_entropy(logits["segmentation"].float(), views.classes)
+    classes = nn.functional.cross_entropy(logits["segmentation"].float(), views.classes)
+    return depth + NORMAL_WEIGHT * normal + CLASS_WEIGHT * classes
 
 
-def train_detectors(detectors: Detectors, corpus: Corpus, folder: Path, minutes: float) -> Detectors:
+def train_detectors(
+    detectors: Detectors, corpus: Corpus, close_ups: CloseUps, folder: Path, minutes: float
+) -> Detectors:
     """Train for `minutes`; returns the averaged detectors."""
     detectors.to(memory_format=torch.channels_last)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(corpus), (BATCH,), generator=generator)
-        photo = torch.rand(BATCH, generator=generator) < PHOTO_SHARE
-        views = views_of(corpus, torch.where(photo, rows // LOOKS_PER_SCENE * LOOKS_PER_SCENE, rows))
+        views = views_from(corpus, close_ups, generator)
         views = cut_out(views, torch.rand(BATCH, generator=generator) < CUT_OUT_SHARE, generator)
         side_px = SIDES_PX[int(torch.randint(len(SIDES_PX), (), generator=generator))]
         views = shrunk(cropped(views, generator), side_px)
-        pictures = recoloured(views.pictures, generator).to(memory_format=torch.channels_last)
+        pictures = recoloured(views, generator).to(memory_format=torch.channels_last)
         with autocast():
             logits = detectors(pictures)
         return detection_loss(logits, views)

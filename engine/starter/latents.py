@@ -5,6 +5,7 @@ which learning what things are costs a quarter.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,30 +40,26 @@ class LatentCorpus:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(
-        self,
-        size: int,
-        count: int,
-        generator: torch.Generator,
-        *,
-        pairs_share: float = 0.0,
-        people_share: float = 0.0,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, latents (count, 16, size, size) float32 and token ids (count, MAX_TOKENS) of random rows.
-
-        Photos are drawn half as often again as their share: every look is made from them. `pairs_share` of the rows
-        are drawn from those with two things, then `people_share` of all from those with a person.
-        """
+    def rows(self, count: int, generator: torch.Generator, shares: Sequence[tuple[Tensor, float]] = ()) -> Tensor:
+        """`count` random rows: some rows and their share of all, one such pair after the other; what remains is evenly
+        drawn. Photos are drawn half as often again as that: every look is made from them."""
         rows = torch.randint(len(self), (count,), generator=generator)
-        for some, share in ((self.pairs, pairs_share), (self.people, people_share)):
-            if share:
-                of_these = some[torch.randint(len(some), (count,), generator=generator)]
-                rows = torch.where(torch.rand(count, generator=generator) < share, of_these, rows)
+        for some, share in shares:
+            rows = with_share(rows, some, share, generator)
         to_photo = torch.rand(count, generator=generator) < 0.25
         per_scene = 2 * LOOKS_PER_SCENE
-        rows = torch.where(to_photo, rows // per_scene * per_scene + rows % 2, rows)
-        words = torch.randint(CAPTIONS_PER_PICTURE, (count,), generator=generator)
-        return rows, self.latents[size][rows].float(), self.tokens[rows, words].long()
+        return torch.where(to_photo, rows // per_scene * per_scene + rows % 2, rows)
+
+    def of(self, rows: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents (n, 16, size, size) float32 of `rows`, and the token ids (n, MAX_TOKENS) of one caption of each."""
+        words = torch.randint(CAPTIONS_PER_PICTURE, (len(rows),), generator=generator)
+        return self.latents[size][rows].float(), self.tokens[rows, words].long()
+
+
+def with_share(rows: Tensor, some: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """The `rows`, but for a `share` that is drawn from `some`."""
+    of_these = some[torch.randint(len(some), rows.shape, generator=generator)]
+    return torch.where(torch.rand(len(rows), generator=generator) < share, of_these, rows)
 
 
 def encode_corpus(corpus: Corpus, code: Code, tokenizer: CLIPTokenizer, cache: Path) -> LatentCorpus:

@@ -3,8 +3,8 @@
 The squared error of a denoiser weighs every latent alike, so a mug whose handle is gone costs little. The reader was
 trained on the renderer's own segmentation, sees kinds and colours through a little noise, and turns that around: the
 denoiser's x0 must look right to it (features, as LPIPS does: Zhang et al. 2018; in latent space: E-LatentLPIPS, Kang et
-al. 2024), and must be named right cell by cell. It is used in training only; the judge, which scores the starter, is
-another network. Knows nothing of diffusion.
+al. 2024), must be named right cell by cell, and must show its look. It is used in training only; the judge, which
+scores the starter, is another network. Knows nothing of diffusion.
 """
 
 # torch's modules are typed more narrowly than they are
@@ -34,7 +34,7 @@ UNKNOWN = -100  # a colour where there is no thing, or the look shows none
 WIDTHS = (64, 128, 192)
 BATCH = 64
 MOST_NOISE = 0.8
-FEATURES_WEIGHT, NAMING_WEIGHT = 0.3, 0.1
+FEATURES_WEIGHT, NAMING_WEIGHT, LOOK_WEIGHT = 0.3, 0.1, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,16 +177,20 @@ def naming_loss(name_logits: Tensor, colour_logits: Tensor, names: Tensor, colou
     return named + 0.2 * coloured.sum(dim=(1, 2)) / shown
 
 
-def perception_loss(reader: nn.Module, x0: Tensor, latents: Tensor, names: Tensor, colours: Tensor) -> Tensor:
-    """How unlike `latents` their estimate `x0` looks to the reader, and how badly it names the estimate's cells, (n,).
+def perception_loss(
+    reader: nn.Module, x0: Tensor, latents: Tensor, names: Tensor, colours: Tensor, look: Tensor
+) -> Tensor:
+    """How unlike `latents` their estimate `x0` looks to the reader, and how badly it names the estimate's cells and its
+    look, (n,).
 
-    x0, latents: (n, 16, side, side); names, colours: as `Cells.of` gives them.
+    x0, latents: (n, 16, side, side); names, colours: as `Cells.of` gives them; look: int64 (n,), places in `LOOKS`.
     """
     seen = reader(x0.to(memory_format=torch.channels_last))
     with torch.no_grad():
         true = reader(latents.to(memory_format=torch.channels_last))
     named = naming_loss(seen.names, seen.colours, names, colours)
-    return FEATURES_WEIGHT * feature_distance(seen, true) + NAMING_WEIGHT * named
+    of_look = nn.functional.cross_entropy(seen.look.float(), look, reduction="none")
+    return FEATURES_WEIGHT * feature_distance(seen, true) + NAMING_WEIGHT * named + LOOK_WEIGHT * of_look
 
 
 def train_reader(data: LatentCorpus, cells: Cells, folder: Path, *, size: int, minutes: float) -> nn.Module:
@@ -195,7 +199,8 @@ def train_reader(data: LatentCorpus, cells: Cells, folder: Path, *, size: int, m
     reader = Reader().to(memory_format=torch.channels_last)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows, latents, _ = data.batch(size, BATCH, generator)
+        rows = data.rows(BATCH, generator)
+        latents, _ = data.of(rows, size, generator)
         sigma = MOST_NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
         noisy = latents + sigma * torch.randn(latents.shape, generator=generator)
         names, colours = cells.of(rows)

@@ -26,11 +26,29 @@ class Render:
     joints: np.ndarray | None
 
 
-def render(scene: Scene, size: int = 256) -> Render:
-    """Renders a scene at size x size pixels; the same scene gives the same bytes."""
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A square part of a picture: its left and upper edge and its side, as shares of the picture's side."""
+
+    left: float = 0.0
+    top: float = 0.0
+    side: float = 1.0
+
+
+WHOLE = Window()
+
+
+def render(scene: Scene, size: int = 256, window: Window = WHOLE) -> Render:
+    """Renders what the window shows of a scene at size x size pixels; the same scene gives the same bytes."""
     camera, things, joints, backdrop = stage(scene)
-    image, depth, normals, segmentation = trace(size, camera, things, joints, backdrop, catalogue()["grids"])
-    return Render(image, depth, normals, segmentation, project_joints(scene, camera, things, joints, size))
+    image, depth, normals, segmentation = trace(
+        size, (window.left, window.top, window.side), camera, things, joints, backdrop, catalogue()["grids"]
+    )
+    points = project_joints(scene, camera, things, joints, size)
+    if points is not None:
+        points[:, 0] = (points[:, 0] - size * window.left) / window.side
+        points[:, 1] = (points[:, 1] - size * window.top) / window.side
+    return Render(image, depth, normals, segmentation, points)
 
 
 def joints_of(scene: Scene, size: int = 256) -> np.ndarray | None:

@@ -1,14 +1,16 @@
 """Style from a reference: a CLIP-style image encoder and the IP-Adapter that reads it.
 
 The encoder learns what two different scenes in the same style share (InfoNCE, as CLIP does for pictures and words). A
-style is a look under a random grading (colour mixing and tone curve), so that it tells apart many more styles than the
-world has looks. The IP-Adapter (Ye et al. 2023) then learns to draw scene B in the style of a reference that shows
-scene A, so content that leaks from the reference costs from the first step on. The base stays frozen.
+style is a look under a random grading (`grading.py`), so that it tells apart many more styles than the world has looks.
+The IP-Adapter (Ye et al. 2023) then learns to draw scene B in the style of a reference that shows scene A, so content
+that leaks from the reference costs from the first step on. First the base stays frozen; later both are refined together
+(`refining.py`).
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
-# pyright: reportCallIssue=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportCallIssue=false, reportIndexIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from engine.starter.captions import caption
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, mirrored, scene
 from engine.starter.decoder import to_tensor
 from engine.starter.denoiser import HIGH_NOISE_SKEW, new_scheduler, noised, spread_timesteps
+from engine.starter.grading import graded, random_gradings
 from engine.starter.linear_code import Code
 from engine.starter.looks import LOOKS
 from engine.starter.precision import autocast
@@ -65,36 +68,15 @@ def new_processor() -> CLIPImageProcessor:
     )
 
 
-def random_grading(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A colour matrix (count, 3, 3) and a gamma (count,) each; half of them leave the picture as it is.
-
-    Some matrices mix the channels a little, some map luma onto a line between two random colours (a two-tone print).
-    """
-    identity = torch.eye(3).expand(count, 3, 3)
-    mixed = identity + 0.25 * torch.randn(count, 3, 3, generator=generator)
-    tone = torch.rand(count, 3, 1, generator=generator) * 1.6 - 0.3
-    two_tone = tone * torch.tensor([0.299, 0.587, 0.114])
-    kind = torch.rand(count, 1, 1, generator=generator)
-    matrix = torch.where(kind < 0.5, identity, torch.where(kind < 0.75, mixed, two_tone))
-    gamma = torch.where(kind[:, 0, 0] < 0.5, 1.0, torch.exp(0.35 * torch.randn(count, generator=generator)))
-    return matrix, gamma
-
-
-def graded(pictures: Tensor, matrix: Tensor, gamma: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w) in [-1, 1] under their gradings, in [-1, 1]."""
-    x = ((pictures + 1) / 2).clamp(0, 1) ** gamma[:, None, None, None]
-    return torch.einsum("nij,njhw->nihw", matrix, x).clamp(0, 1) * 2 - 1
-
-
 class StylePairs:
     """Draws pairs of rows in the same look, of different scenes."""
 
     def __init__(self, corpus: Corpus) -> None:
-        self.corpus = corpus
         self.rows: dict[str, list[int]] = {look: [] for look in LOOKS}
         for index in range(len(corpus) // LOOKS_PER_SCENE):
             for place, look in enumerate(looks_of(index)):
                 self.rows[look].append(index * LOOKS_PER_SCENE + place)
+        self.small = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[list[int], list[int], list[str]]:
         """`count` rows, as many partners, and their looks."""
@@ -107,16 +89,19 @@ class StylePairs:
             second.append(rows[b])
         return first, second, looks
 
+    def pictures(self, rows: list[int]) -> Tensor:
+        """The rows as the encoder sees them, (n, 3, 128, 128) in [-1, 1]."""
+        return self.small[rows].float() / 127.5 - 1
+
 
 def train_image_encoder(encoder: ImageEncoder, corpus: Corpus, folder: Path, minutes: float) -> nn.Module:
     """InfoNCE over pairs of one style; returns the averaged encoder."""
     pairs = StylePairs(corpus)
-    small = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         first, second, _ = pairs.draw(ENCODER_BATCH, generator)
-        grading = random_grading(ENCODER_BATCH, generator)
-        views = torch.cat([graded(small[rows].float() / 127.5 - 1, *grading) for rows in (first, second)])
+        gradings = random_gradings(ENCODER_BATCH, generator)
+        views = torch.cat([graded(pairs.pictures(rows), gradings) for rows in (first, second)])
         with autocast():
             embeds = encoder(views).image_embeds
         a, b = nn.functional.normalize(embeds.float(), dim=1).chunk(2)
@@ -124,7 +109,7 @@ def train_image_encoder(encoder: ImageEncoder, corpus: Corpus, folder: Path, min
         target = torch.arange(ENCODER_BATCH)
         return (nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)) / 2
 
-    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=100, ema=0.995)
+    schedule = Schedule(minutes=minutes, learning_rate=5e-4, warmup_steps=100, ema=0.995)
     return train("image_encoder", folder, {"encoder": encoder}, loss_of, schedule)["encoder"]
 
 
@@ -142,20 +127,25 @@ def _exported(file: Path) -> dict[str, dict[str, Tensor]]:
 
 
 class AdapterWeights(nn.Module):
-    """The IP-Adapter's own weights, attached to a U-Net for training.
+    """The IP-Adapter's own weights in a U-Net.
 
     They are diffusers' modules, so what is trained is what `load_ip_adapter` runs; `state` names them as the published
     IP-Adapter files do.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, file: Path) -> None:
-        """New weights, or those exported to `file` if it is there."""
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        """Those that are attached to `unet`."""
         super().__init__()
-        state = _exported(file) if file.exists() else self._new(unet)
-        unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
         processors = [unet.attn_processors[name] for name in _crossed(unet)]
         self.processors = nn.ModuleList(p for p in processors if isinstance(p, nn.Module))
         self.projection = unet.encoder_hid_proj
+
+    @classmethod
+    def attached(cls, unet: UNet2DConditionModel, file: Path) -> "AdapterWeights":
+        """Attach new weights to `unet`, or those exported to `file` if it is there."""
+        state = _exported(file) if file.exists() else cls._new(unet)
+        unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+        return cls(unet)
 
     @staticmethod
     def _new(unet: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]:
@@ -176,6 +166,11 @@ class AdapterWeights(nn.Module):
                 state["ip_adapter"][f"{2 * place + 1}.to_{part}_ip.weight"] = weight
         return state
 
+    def weigh(self, scale: float) -> None:
+        """How much the reference counts from now on; at 0 the U-Net is what it is without the adapter."""
+        for processor in self.processors:
+            processor.scale = [scale]
+
     def state(self) -> dict[str, Tensor]:
         """The weights under the names of the published files, float16."""
         projection = self.projection.image_projection_layers[0]
@@ -194,62 +189,81 @@ class AdapterWeights(nn.Module):
         save_file(self.state(), file)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Styled:
+    """A batch. latents: (n, 16, size, size), pictures to draw; captions: what they show, without their look; embeds:
+    (n, 1, 128), other scenes in the same style as the encoder sees them, zero where there is no reference."""
+
+    latents: Tensor
+    captions: list[str]
+    embeds: Tensor
+
+
+class StyledScenes:
+    """Draws batches of scenes in the style of others, at latents of side `size`."""
+
+    def __init__(self, corpus: Corpus, code: Code, encoder: ImageEncoder, *, size: int) -> None:
+        self.corpus, self.code, self.encoder, self.size = corpus, code, encoder.requires_grad_(False), size
+        self.pairs = StylePairs(corpus)
+
+    def draw(self, count: int, generator: torch.Generator) -> Styled:
+        drawn, references, looks = self.pairs.draw(count, generator)
+        gradings = random_gradings(count, generator)
+        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+        targets, captions = [], []
+        for row, look in zip(drawn, looks, strict=True):
+            shown, mirror = scene(row // LOOKS_PER_SCENE), rng.random() < 0.5
+            said = caption(mirrored(shown) if mirror else shown, look, rng, name_look=False)
+            captions.append("" if rng.random() < WITHOUT_CAPTION_SHARE else said)
+            targets.append(self.corpus[row][:, ::-1] if mirror else self.corpus[row])
+        pixels = to_tensor(np.stack(targets))
+        if self.size != 32:
+            pixels = nn.functional.avg_pool2d(pixels, 32 // self.size)
+        with torch.no_grad(), autocast():
+            embeds = self.encoder(graded(self.pairs.pictures(references), gradings)).image_embeds.float()
+        embeds[torch.rand(count, generator=generator) < WITHOUT_REFERENCE_SHARE] = 0
+        return Styled(latents=self.code.encode(graded(pixels, gradings)), captions=captions, embeds=embeds[:, None])
+
+
+def styled_loss(
+    unet: UNet2DConditionModel, words: Tensor, styled: Styled, alpha_bar: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The weighted squared error of v, with the adapter that is attached; `words` are the captions, embedded."""
+    noise = torch.randn(styled.latents.shape, generator=generator)
+    timesteps = spread_timesteps(len(noise), generator, HIGH_NOISE_SKEW)
+    x_t, v, weight = noised(styled.latents, noise, alpha_bar[timesteps])
+    with autocast():
+        predicted = unet(
+            x_t.to(memory_format=torch.channels_last),
+            timesteps,
+            words,
+            added_cond_kwargs={"image_embeds": [styled.embeds]},
+        ).sample
+    return ((predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight).mean()
+
+
 def train_ip_adapter(
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
-    encoder: ImageEncoder,
-    corpus: Corpus,
-    code: Code,
+    scenes: StyledScenes,
     exported: Path,
     folder: Path,
     *,
-    size: int,
     minutes: float,
 ) -> AdapterWeights:
-    """Train on latents of side `size` for `minutes`, from the weights `exported` before, if any; returns the averaged
-    weights."""
+    """Train for `minutes`, from the weights `exported` before, if any; returns the averaged weights."""
     alpha_bar = new_scheduler().alphas_cumprod
-    for frozen in (unet, text_encoder, encoder):
+    for frozen in (unet, text_encoder):
         frozen.requires_grad_(False)
-    weights = AdapterWeights(unet.to(memory_format=torch.channels_last), exported)
+    weights = AdapterWeights.attached(unet.to(memory_format=torch.channels_last), exported)
     weights.requires_grad_(True)
-    pairs = StylePairs(corpus)
-    small = torch.from_numpy(corpus.thumbnails(SIDE_PX)).permute(0, 3, 1, 2)
-    count = ADAPTER_BATCH[size]
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        drawn, references, looks = pairs.draw(count, generator)
-        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-        matrix, gamma = random_grading(count, generator)
-        flipped = rng.random(count) < 0.5
-        targets = []
-        captions = []
-        for row, look, mirror in zip(drawn, looks, flipped, strict=True):
-            shown = scene(row // LOOKS_PER_SCENE)
-            said = caption(mirrored(shown) if mirror else shown, look, rng, name_look=False)
-            captions.append("" if rng.random() < WITHOUT_CAPTION_SHARE else said)
-            targets.append(corpus[row][:, ::-1] if mirror else corpus[row])
-        pixels = to_tensor(np.stack(targets))
-        if size != 32:
-            pixels = nn.functional.avg_pool2d(pixels, 32 // size)
-        latents = code.encode(graded(pixels, matrix, gamma))
-        style = graded(small[references].float() / 127.5 - 1, matrix, gamma)
-        with torch.no_grad():
-            embeds = encoder(style).image_embeds
-        embeds[torch.rand(count, generator=generator) < WITHOUT_REFERENCE_SHARE] = 0
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
-        x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
+        styled = scenes.draw(ADAPTER_BATCH[scenes.size], generator)
         with autocast():
-            words = embed(text_encoder, token_ids(tokenizer, captions))
-            predicted = unet(
-                x_t.to(memory_format=torch.channels_last),
-                timesteps,
-                words,
-                added_cond_kwargs={"image_embeds": [embeds[:, None]]},
-            ).sample
-        return ((predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight).mean()
+            words = embed(text_encoder, token_ids(tokenizer, styled.captions))
+        return styled_loss(unet, words, styled, alpha_bar, generator)
 
     schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=50, ema=0.99, muon=True)
     averaged = train("ip_adapter", folder, {"weights": weights}, loss_of, schedule)["weights"]

@@ -978,7 +978,8 @@ def _sample(u, v, camera, things, joints, backdrop, grids):
 
 
 @_jit
-def trace(size, camera, things, joints, backdrop, grids):
+def trace(size, window, camera, things, joints, backdrop, grids):
+    left, top, side = window
     colour = np.empty((size, size, 3), np.float32)
     depth = np.empty((size, size), np.float32)
     normals = np.empty((size, size, 3), np.float32)
@@ -986,7 +987,7 @@ def trace(size, camera, things, joints, backdrop, grids):
     tags = np.empty((size, size), np.int32)
     for i in range(size):
         for j in range(size):
-            u, v = (j + 0.5) / size - 0.5, 0.5 - (i + 0.5) / size
+            u, v = left + side * ((j + 0.5) / size) - 0.5, 0.5 - (top + side * ((i + 0.5) / size))
             r, g, b, t, nx, ny, nz, segment, tag = _sample(u, v, camera, things, joints, backdrop, grids)
             colour[i, j, 0], colour[i, j, 1], colour[i, j, 2] = r, g, b
             normals[i, j, 0], normals[i, j, 1], normals[i, j, 2] = nx, ny, nz
@@ -1014,7 +1015,7 @@ def trace(size, camera, things, joints, backdrop, grids):
             if edge[i, j]:
                 r = g = b = 0.0
                 for oi, oj in ((0.125, 0.625), (0.375, 0.125), (0.625, 0.875), (0.875, 0.375)):
-                    u, v = (j + oj) / size - 0.5, 0.5 - (i + oi) / size
+                    u, v = left + side * ((j + oj) / size) - 0.5, 0.5 - (top + side * ((i + oi) / size))
                     sample = _sample(u, v, camera, things, joints, backdrop, grids)
                     r, g, b = r + 0.25 * sample[0], g + 0.25 * sample[1], b + 0.25 * sample[2]
             image[i, j, 0] = np.uint8(r * 255.0 + 0.5)

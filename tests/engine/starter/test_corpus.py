@@ -133,3 +133,23 @@ def test_held_out_scenes_show_all_kinds_evenly() -> None:
         shown = kinds([corpus.scene(i, held_out=True, held_out_pairs=held_out_pairs) for i in range(3000)])
         assert set(shown) == set(OBJECTS)
         assert max(shown.values()) < 1.35 * min(shown.values())
+
+
+@pytest.mark.parametrize("index", [0, 10, 17])
+def test_a_close_up_shows_its_things_whole_and_large(index: int) -> None:
+    window = corpus.close_up_window(index)
+    assert window == corpus.close_up_window(index)
+    whole = render(corpus.scene(index), 128).segmentation >= corpus.FIRST_THING
+    shown = render(corpus.scene(index), 128, window).segmentation >= corpus.FIRST_THING
+    # Nothing is cut off, so that the areas differ by the scale alone.
+    assert shown.sum() * window.side**2 == pytest.approx(whole.sum(), rel=0.06)
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    size = (max(np.ptp(rows), np.ptp(columns)) + 1) / 128
+    assert 1 / corpus.CLOSE_UP[1] - 0.05 < size < 1 / corpus.CLOSE_UP[0] + 0.05 or window.side == 1
+
+
+def test_every_other_person_has_a_close_up() -> None:
+    scenes = corpus.close_up_scenes(400)
+    with_people = [i for i in range(400) if any(thing.kind == PERSON for thing in corpus.scene(i).things)]
+    assert [i for i in scenes if i in with_people] == [i for i in with_people if i % 2 == 0]
+    assert [i for i in scenes if i not in with_people] == [i for i in range(0, 400, 4) if i not in with_people]

@@ -12,20 +12,21 @@ def corpus_of(rows: int, pairs: list[int], people: Sequence[int] = ()) -> Latent
     return LatentCorpus(latents={16: latents}, tokens=tokens, pairs=torch.tensor(pairs), people=torch.tensor(people))
 
 
-def test_latents_and_captions_of_a_batch_are_of_its_rows() -> None:
-    rows, latents, tokens = corpus_of(60, [7]).batch(16, 50, torch.Generator().manual_seed(0), pairs_share=0.5)
-    assert torch.equal(latents[:, 0, 0, 0].long(), rows)
-    assert torch.equal(tokens[:, 0], rows)
+def test_latents_and_captions_are_of_their_rows() -> None:
+    latents, tokens = corpus_of(60, [7]).of(torch.tensor([5, 9]), 16, torch.Generator().manual_seed(0))
+    assert latents[:, 0, 0, 0].tolist() == [5, 9]
+    assert tokens[:, 0].tolist() == [5, 9]
 
 
-def test_pairs_take_their_share() -> None:
-    # Row 0 is the photo of its scene, so that drawing photos more often does not move it.
-    rows, _, _ = corpus_of(600, [0]).batch(16, 4000, torch.Generator().manual_seed(0), pairs_share=0.4)
-    assert 0.37 < (rows == 0).float().mean() < 0.43
-
-
-def test_people_take_their_share_after_pairs() -> None:
+def test_each_of_the_shares_is_taken_after_the_one_before() -> None:
+    # Rows 0 and 1 are photos of their scene, so that drawing photos more often does not move them.
     data = corpus_of(600, [0], people=[1])
-    rows, _, _ = data.batch(16, 4000, torch.Generator().manual_seed(0), pairs_share=0.4, people_share=0.5)
+    rows = data.rows(4000, torch.Generator().manual_seed(0), [(data.pairs, 0.4), (data.people, 0.5)])
     assert 0.47 < (rows == 1).float().mean() < 0.53
     assert 0.17 < (rows == 0).float().mean() < 0.23
+
+
+def test_photos_come_half_as_often_again() -> None:
+    rows = corpus_of(600, [0]).rows(4000, torch.Generator().manual_seed(0))
+    photos = (rows % 6 < 2).float().mean()
+    assert 0.47 < photos < 0.53

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.starter.render import render
+from engine.starter.render import Window, joints_of, render
 from engine.starter.staging import stage
 from engine.starter.tracing import CAMERA_HEIGHT, CENTRE, COS_PITCH, FAR, FOCAL, PX, PZ, SCALE, SIN_PITCH
 from engine.starter.world import OBJECTS, PERSON, POSES, SETTINGS, Scene, Thing, sample_scene
@@ -118,3 +118,22 @@ def test_joints_lie_inside_the_person(pose: str) -> None:
         # A person who faces the camera has the right wrist at the picture's left.
         if pose in ("arms out", "arms up"):
             assert result.joints[4, 0] < result.joints[7, 0]
+
+
+def test_a_window_shows_the_same_things_larger() -> None:
+    scene = alone("ball")
+    whole = render(scene, 2 * SIZE)
+    part = render(scene, SIZE, Window(left=0.25, top=0.375, side=0.5))
+    inside = np.s_[3 * SIZE // 4 : 7 * SIZE // 4, SIZE // 2 : 3 * SIZE // 2]
+    for name in ("depth", "normals", "segmentation"):
+        np.testing.assert_allclose(getattr(part, name), getattr(whole, name)[inside], rtol=1e-4, atol=1e-4)
+
+
+def test_the_joints_of_a_window_are_where_it_shows_them() -> None:
+    scene = alone(PERSON, pose="waving")
+    window = Window(left=0.25, top=0.125, side=0.5)
+    whole, part = joints_of(scene, 2 * SIZE), render(scene, SIZE, window).joints
+    assert whole is not None
+    assert part is not None
+    np.testing.assert_allclose(part[:, :2], whole[:, :2] - (SIZE / 2, SIZE / 4), atol=1e-3)
+    np.testing.assert_array_equal(part[:, 2], whole[:, 2])

@@ -1,0 +1,107 @@
+"""Refining: the U-Net where it loses most, and the IP-Adapter with it.
+
+Shapes are lost in the middle of the noise, people above all, and looks of fine texture turn into photos. The larger
+part of a batch is the corpus as before, without the adapter; the rest is drawn in the style of a reference with it. So
+the adapter follows the U-Net, and the U-Net learns to draw in styles that no word names. The text encoder stays as it
+is, and so does the image encoder.
+"""
+
+# torch's modules and the libraries' configs are typed more narrowly than they are
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from engine.starter.denoiser import (
+    EMPTY_CAPTION_SHARE,
+    HIGH_NOISE_SKEW,
+    PAIRS_SHARE,
+    Objective,
+    spread_timesteps,
+)
+from engine.starter.latents import LatentCorpus, with_share
+from engine.starter.looks import LOOKS
+from engine.starter.perception import Cells, Reader
+from engine.starter.precision import autocast
+from engine.starter.style import EMBEDDING, AdapterWeights, StyledScenes, styled_loss
+from engine.starter.text import embed, empty_ids, token_ids
+from engine.starter.training import Schedule, train
+
+BATCH = {16: 28, 32: 14}
+STYLED_BATCH = {16: 20, 32: 10}
+MIDDLE, MIDDLE_SHARE = (100, 750), 0.8  # timesteps, and how often they come
+PEOPLE_SHARE = 0.35
+TEXTURED = ("pixel art", "pop art", "oil painting", "pastel")  # told from a photo by fine texture alone
+TEXTURED_SHARE = 0.25
+PERSON_WEIGHT = 8.0  # of a cell that shows a person: heads are a few cells
+
+
+def middle_timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """`count` timesteps, most of them from `MIDDLE`, evenly; the others spread as in training."""
+    spread = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
+    first, last = MIDDLE
+    middle = first + spread_timesteps(count, generator) * (last - first) // 1000
+    return torch.where(torch.rand(count, generator=generator) < MIDDLE_SHARE, middle, spread)
+
+
+def train_refined(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    data: LatentCorpus,
+    reader: Reader,
+    cells: Cells,
+    scenes: StyledScenes,
+    adapter: Path,
+    folder: Path,
+    *,
+    minutes: float,
+) -> tuple[nn.Module, AdapterWeights]:
+    """Train for `minutes` from `unet` and the weights exported to `adapter`; returns both, averaged.
+
+    `reader`, `cells` and `scenes` are of one size of latents.
+    """
+    plain = deepcopy(unet)
+    empty, count = empty_ids(tokenizer), BATCH[scenes.size]
+    no_reference = {"image_embeds": [torch.zeros(count, 1, EMBEDDING)]}
+    weights = AdapterWeights.attached(unet.to(memory_format=torch.channels_last), adapter)
+    text_encoder.requires_grad_(False)
+    unet.requires_grad_(True)
+    objective = Objective(unet, reader, cells)
+    textured = torch.isin(cells.look, torch.tensor([LOOKS.index(look) for look in TEXTURED])).nonzero().flatten()
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        rows = data.rows(count, generator, [(data.pairs, PAIRS_SHARE), (data.people, PEOPLE_SHARE)])
+        rows = with_share(rows, textured, TEXTURED_SHARE, generator)
+        latents, ids = data.of(rows, scenes.size, generator)
+        ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
+        styled = scenes.draw(STYLED_BATCH[scenes.size], generator)
+        with autocast():
+            words, of_styled = (embed(text_encoder, i) for i in (ids, token_ids(tokenizer, styled.captions)))
+        weights.weigh(0.0)
+        as_before = objective.loss(
+            rows,
+            latents,
+            words,
+            middle_timesteps(count, generator),
+            generator,
+            person_weight=PERSON_WEIGHT,
+            added_cond_kwargs=no_reference,
+        )
+        weights.weigh(1.0)
+        in_style = styled_loss(unet, of_styled, styled, objective.alpha_bar, generator)
+        share = len(styled.captions) / (count + len(styled.captions))
+        return torch.lerp(as_before, in_style, share)
+
+    schedule = Schedule(minutes=minutes, learning_rate=4e-4, warmup_steps=50, decay=0.5, ema=0.99, muon=True)
+    modules = {"unet": unet, "inner_head": objective.inner_head}
+    averaged = train(f"refined-{scenes.size}", folder, modules, loss_of, schedule)["unet"]
+    assert isinstance(averaged, UNet2DConditionModel)
+    of_plain = plain.state_dict().keys()
+    plain.load_state_dict({name: value for name, value in averaged.state_dict().items() if name in of_plain})
+    return plain, AdapterWeights(averaged)
