@@ -199,7 +199,8 @@ def recoloured(views: Views, generator: torch.Generator) -> Tensor:
     grain = nn.functional.interpolate(normal(1, height // pixels, width // pixels), (height, width), mode="bilinear")
     things = nn.functional.interpolate(views.things[:, None].float(), (height, width), mode="nearest-exact")
     pictures = pictures * (1 + 0.2 * normal(3, 1, 1)) + 0.2 * normal(3, 1, 1)
-    pictures = pictures + upto(0.06) * normal(3, height, width) + upto(GRAIN**0.5).square() * grain * things
+    amount = GRAIN * upto(1).square()  # little on most
+    pictures = pictures + upto(0.06) * normal(3, height, width) + amount * grain * things
     if torch.rand((), generator=generator) < 1 / 3:
         pictures = nn.functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
     return pictures.clamp(-1, 1)
