@@ -100,7 +100,7 @@ class Workbench:
 
     @cached_property
     def styled(self) -> style.StyledScenes:
-        return style.StyledScenes(self.corpus, self.code, self.image_encoder, size=self.size)
+        return style.StyledScenes(self.corpus, self.code, self.image_encoder, self.cells, size=self.size)
 
     @property
     def adapter(self) -> Path:
@@ -268,7 +268,8 @@ def build_detectors(bench: Workbench, minutes: float) -> None:
 def build_judge(bench: Workbench, minutes: float) -> None:
     folder = bench.preset / "judge"
     begun = judge.load_judge(bench.preset) if folder.exists() else judge.Judge()
-    trained = judge.train_judge(begun, bench.corpus, bench.build, minutes)
+    autoencoder = bench.load(AutoencoderKL, "vae", linear_code.new_autoencoder)
+    trained = judge.train_judge(begun, bench.corpus, bench.data, autoencoder, bench.build, minutes)
     folder.mkdir(exist_ok=True)
     weights = {name: value.contiguous() for name, value in trained.half().state_dict().items()}
     save_file(weights, folder / "judge.safetensors")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-UNCHANGED_SHARE, MIXED_SHARE = 0.4, 0.15  # the others are printed in tones
+UNCHANGED_SHARE, MIXED_SHARE = 0.25, 0.1  # the others are printed in tones
 NEGATIVE_SHARE = 0.1  # of what is printed in tones: light on dark
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 

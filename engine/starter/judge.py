@@ -1,8 +1,9 @@
 """The judge: a classifier trained on renders that says what a picture shows, so that prompts can be checked.
 
 It names the leftmost and the rightmost thing (for a single thing both are the same), their colours, the setting and
-the look. Its own accuracy on held-out renders is the ceiling that every figure is divided by. Knows nothing of
-denoisers.
+the look. Its own accuracy on held-out renders is the ceiling that every figure is divided by. It learns renders as
+they are and as the autoencoder returns them, because what it judges came out of an autoencoder: the finest grain of a
+look is lost there, and must not decide. Knows nothing of denoisers.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
@@ -16,11 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.starter.corpus import Corpus, Picture, picture
 from engine.starter.decoder import to_tensor
+from engine.starter.latents import LatentCorpus
 from engine.starter.looks import COLOURLESS_LOOKS, HELD_OUT_LOOKS, LOOKS
 from engine.starter.precision import autocast
 from engine.starter.training import Schedule, train
@@ -39,6 +42,8 @@ HEADS = {
 }
 SIDE_PX = 128
 BATCH = 48
+DECODED, DECODED_SHARE = 4000, 0.5  # pictures that the autoencoder returned, and their share of a batch
+MOST_NOISE = 0.05  # as a deviation, in [-1, 1]
 UNKNOWN = -100  # a colour that the look does not show
 
 
@@ -87,8 +92,22 @@ def shrink(images: Sequence[np.ndarray]) -> Tensor:
     return to_tensor(np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]))
 
 
-def train_judge(judge: Judge, corpus: Corpus, folder: Path, minutes: float) -> nn.Module:
-    """Train on the corpus, mirrored and jittered in brightness and contrast; returns the averaged judge."""
+@torch.no_grad()
+def decoded_thumbnails(data: LatentCorpus, autoencoder: AutoencoderKL, rows: Tensor) -> Tensor:
+    """The corpus's pictures `rows` (n,) as the autoencoder returns them: uint8 (n, 3, 128, 128)."""
+    result = []
+    for some in rows.split(16):
+        decoded = autoencoder.decode(data.latents[32][2 * some].float()).sample
+        small = nn.functional.interpolate(decoded, size=(SIDE_PX, SIDE_PX), mode="area")
+        result.append(((small + 1) * 127.5).round().clamp(0, 255).byte())
+    return torch.cat(result)
+
+
+def train_judge(
+    judge: Judge, corpus: Corpus, data: LatentCorpus, autoencoder: AutoencoderKL, folder: Path, minutes: float
+) -> nn.Module:
+    """Train on the corpus, as it is and decoded, mirrored and jittered in brightness and contrast; returns the averaged
+    judge."""
     from engine.starter.corpus import mirrored
 
     judge.train().to(memory_format=torch.channels_last)
@@ -101,15 +120,22 @@ def train_judge(judge: Judge, corpus: Corpus, folder: Path, minutes: float) -> n
     truth = torch.tensor(
         [[label_row(picture(row, flipped=flipped)) for flipped in (False, True)] for row in range(len(corpus))]
     )
+    decoded_rows = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(0))[:DECODED]
+    decoded = decoded_thumbnails(data, autoencoder, decoded_rows)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(corpus), (BATCH,), generator=generator)
+        x = pictures[rows]
+        through = round(DECODED_SHARE * BATCH)
+        place = torch.randint(DECODED, (through,), generator=generator)
+        rows[:through], x[:through] = decoded_rows[place], decoded[place]
+        x = x.float() / 127.5 - 1
         flipped = torch.rand(BATCH, generator=generator) < 0.5
-        x = pictures[rows].float() / 127.5 - 1
         x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
         gain = 1 + 0.1 * torch.randn(BATCH, 1, 1, 1, generator=generator)
         shift = 0.05 * torch.randn(BATCH, 1, 1, 1, generator=generator)
-        x = x * gain + shift + 0.05 * torch.randn(x.shape, generator=generator)
+        noise = MOST_NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
+        x = x * gain + shift + noise * torch.randn(x.shape, generator=generator)
         right = truth[rows, flipped.long()]
         with autocast():
             logits = judge(x.to(memory_format=torch.channels_last))

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.starter.precision import fast_dtype
-
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 _LEAST_SIDE = 48  # smaller matrices gain nothing
@@ -29,16 +27,25 @@ def suits_muon(name: str, parameter: nn.Parameter) -> bool:
 def orthogonalized(matrices: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrices of (n, rows, columns), roughly: five Newton-Schulz steps.
 
-    bfloat16 is precise enough for them."""
+    A step multiplies X by P = a + b G + c G^2 with G = X X^T. All G and P are polynomials of the first G, so they
+    commute, and the steps need the small square matrices only: G <- P^2 G. Their product is applied to X at the end,
+    which saves two thirds of the work on a convolution's 1:9 matrices. float32, because G squares what X's singular
+    values span.
+    """
     a, b, c = _NEWTON_SCHULZ
-    x = matrices.to(fast_dtype())
+    x = matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    product = torch.eye(x.shape[1]).expand_as(gram)
     for _ in range(_STEPS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    x = product @ x
     return x.mT if tall else x
 
 
@@ -62,9 +69,9 @@ class Muon(torch.optim.Optimizer):
                 for parameter in alike:
                     momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                     momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp_(momentum, group["momentum"]).flatten(1).to(fast_dtype()))
+                    updates.append(parameter.grad.lerp_(momentum, group["momentum"]).flatten(1))
                 steps = orthogonalized(torch.stack(updates))
                 scale = 0.2 * max(steps.shape[1:]) ** 0.5
                 for parameter, step in zip(alike, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(step.reshape(shape).float(), alpha=-group["lr"] * scale)
+                    parameter.add_(step.reshape(shape), alpha=-group["lr"] * scale)

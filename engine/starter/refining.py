@@ -32,10 +32,10 @@ from engine.starter.style import EMBEDDING, AdapterWeights, StyledScenes, styled
 from engine.starter.text import embed, empty_ids, token_ids
 from engine.starter.training import Schedule, train
 
-BATCH = {16: 28, 32: 14}
-STYLED_BATCH = {16: 20, 32: 10}
+BATCH = {16: 24, 32: 12}
+STYLED_BATCH = {16: 24, 32: 12}
 MIDDLE, MIDDLE_SHARE = (100, 750), 0.8  # timesteps, and how often they come
-PEOPLE_SHARE = 0.35
+PEOPLE_SHARE = 0.5
 TEXTURED = ("pixel art", "pop art", "oil painting", "pastel")  # told from a photo by fine texture alone
 TEXTURED_SHARE = 0.25
 PERSON_WEIGHT = 8.0  # of a cell that shows a person: heads are a few cells

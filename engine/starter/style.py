@@ -24,10 +24,11 @@ from transformers import CLIPVisionModelWithProjection as ImageEncoder
 from engine.starter.captions import caption
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, mirrored, scene
 from engine.starter.decoder import to_tensor
-from engine.starter.denoiser import HIGH_NOISE_SKEW, new_scheduler, noised, spread_timesteps
+from engine.starter.denoiser import new_scheduler, noised, spread_timesteps, weight_of_cells
 from engine.starter.grading import graded, random_gradings
 from engine.starter.linear_code import Code
 from engine.starter.looks import LOOKS
+from engine.starter.perception import Cells
 from engine.starter.precision import autocast
 from engine.starter.text import WIDTH, embed, token_ids
 from engine.starter.training import Schedule, train
@@ -38,6 +39,7 @@ TOKENS = 4
 ENCODER_BATCH = 64
 ADAPTER_BATCH = {16: 24, 32: 16}
 _TEMPERATURE = 0.1
+STYLED_SKEW = 2.5  # towards high noise, where a picture's colours are decided
 WITHOUT_REFERENCE_SHARE = 0.1
 WITHOUT_CAPTION_SHARE = 0.1
 
@@ -191,46 +193,54 @@ class AdapterWeights(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Styled:
-    """A batch. latents: (n, 16, size, size), pictures to draw; captions: what they show, without their look; embeds:
-    (n, 1, 128), other scenes in the same style as the encoder sees them, zero where there is no reference."""
+    """A batch. latents: (n, 16, size, size), pictures to draw; names: int64 (n, size, size), what their cells show;
+    captions: what they show, without their look; embeds: (n, 1, 128), other scenes in the same style as the encoder
+    sees them, zero where there is no reference."""
 
     latents: Tensor
+    names: Tensor
     captions: list[str]
     embeds: Tensor
 
 
 class StyledScenes:
-    """Draws batches of scenes in the style of others, at latents of side `size`."""
+    """Draws batches of scenes in the style of others, at latents of side `size`, which is that of `cells`."""
 
-    def __init__(self, corpus: Corpus, code: Code, encoder: ImageEncoder, *, size: int) -> None:
+    def __init__(self, corpus: Corpus, code: Code, encoder: ImageEncoder, cells: Cells, *, size: int) -> None:
         self.corpus, self.code, self.encoder, self.size = corpus, code, encoder.requires_grad_(False), size
-        self.pairs = StylePairs(corpus)
+        self.cells, self.pairs = cells, StylePairs(corpus)
 
     def draw(self, count: int, generator: torch.Generator) -> Styled:
         drawn, references, looks = self.pairs.draw(count, generator)
         gradings = random_gradings(count, generator)
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-        targets, captions = [], []
+        targets, captions, places = [], [], []
         for row, look in zip(drawn, looks, strict=True):
             shown, mirror = scene(row // LOOKS_PER_SCENE), rng.random() < 0.5
             said = caption(mirrored(shown) if mirror else shown, look, rng, name_look=False)
             captions.append("" if rng.random() < WITHOUT_CAPTION_SHARE else said)
             targets.append(self.corpus[row][:, ::-1] if mirror else self.corpus[row])
+            places.append(2 * row + mirror)
         pixels = to_tensor(np.stack(targets))
         if self.size != 32:
             pixels = nn.functional.avg_pool2d(pixels, 32 // self.size)
         with torch.no_grad(), autocast():
             embeds = self.encoder(graded(self.pairs.pictures(references), gradings)).image_embeds.float()
         embeds[torch.rand(count, generator=generator) < WITHOUT_REFERENCE_SHARE] = 0
-        return Styled(latents=self.code.encode(graded(pixels, gradings)), captions=captions, embeds=embeds[:, None])
+        names, _ = self.cells.of(torch.tensor(places))
+        latents = self.code.encode(graded(pixels, gradings))
+        return Styled(latents=latents, names=names, captions=captions, embeds=embeds[:, None])
 
 
 def styled_loss(
     unet: UNet2DConditionModel, words: Tensor, styled: Styled, alpha_bar: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """The weighted squared error of v, with the adapter that is attached; `words` are the captions, embedded."""
+    """The weighted squared error of v, with the adapter that is attached; `words` are the captions, embedded.
+
+    As in the denoiser's loss, cells of things weigh more: they are what keeps the colour that the prompt names.
+    """
     noise = torch.randn(styled.latents.shape, generator=generator)
-    timesteps = spread_timesteps(len(noise), generator, HIGH_NOISE_SKEW)
+    timesteps = spread_timesteps(len(noise), generator, STYLED_SKEW)
     x_t, v, weight = noised(styled.latents, noise, alpha_bar[timesteps])
     with autocast():
         predicted = unet(
@@ -239,7 +249,8 @@ def styled_loss(
             words,
             added_cond_kwargs={"image_embeds": [styled.embeds]},
         ).sample
-    return ((predicted.float() - v).square().mean(dim=(1, 2, 3)) * weight).mean()
+    squared = weight_of_cells(styled.names) * (predicted.float() - v).square()
+    return (squared.mean(dim=(1, 2, 3)) * weight).mean()
 
 
 def train_ip_adapter(

@@ -1,8 +1,15 @@
-"""The arithmetic of the figures, on verdicts made by hand."""
+"""The arithmetic of the figures, on verdicts made by hand; and what the judge makes of decoded pictures."""
 
+import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL
 
-from engine.starter.judge import Verdict, accuracy
+from engine.families.starter import PRESET
+from engine.starter.corpus import held_out_picture
+from engine.starter.decoder import to_tensor
+from engine.starter.judge import Verdict, accuracy, judge_pictures, load_judge
+from engine.starter.looks import LOOKS
 from engine.starter.world import Scene, Thing
 
 
@@ -37,3 +44,14 @@ def test_half_of_two_things() -> None:
     scores = accuracy([seen], [(TWO, "photo")])
     assert scores["object"] == pytest.approx(0.5)
     assert scores["left_right"] == 0
+
+
+@torch.no_grad()
+def test_the_autoencoder_does_not_change_a_look() -> None:
+    autoencoder = AutoencoderKL.from_pretrained(PRESET / "vae", torch_dtype=torch.float32)
+    asked = [(index, look) for index in range(4) for look in LOOKS]
+    pictures = to_tensor(np.stack([held_out_picture(index, look) for index, look in asked]))
+    decoded = torch.cat([autoencoder.decode(autoencoder.encode(x[None]).latent_dist.mode()).sample for x in pictures])
+    images = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    seen = judge_pictures(load_judge(PRESET), list(images))
+    assert np.mean([verdict.look == look for verdict, (_, look) in zip(seen, asked, strict=True)]) >= 0.95

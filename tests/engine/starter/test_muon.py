@@ -15,6 +15,15 @@ def test_singular_values_become_about_one_and_directions_stay() -> None:
         assert nn.functional.cosine_similarity(ours.flatten(), exact.flatten(), dim=0) > 0.97
 
 
+def test_the_small_squares_take_the_steps_of_newton_and_schulz() -> None:
+    matrices = torch.randn(2, 50, 450, generator=torch.Generator().manual_seed(3))
+    x = matrices.double() / matrices.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    assert (orthogonalized(matrices) - x).norm() < 1e-4 * x.norm()
+
+
 def test_tall_matrices_are_the_transposed_wide_ones() -> None:
     wide = torch.randn(1, 50, 90, generator=torch.Generator().manual_seed(1))
     assert torch.equal(orthogonalized(wide.mT), orthogonalized(wide).mT)
