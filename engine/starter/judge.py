@@ -42,7 +42,7 @@ HEADS = {
 }
 SIDE_PX = 128
 BATCH = 48
-DECODED, DECODED_SHARE = 4000, 0.5  # pictures that the autoencoder returned, and their share of a batch
+DECODED, DECODED_SHARE = 3000, 0.5  # pictures that the autoencoder returned, and their share of a batch
 MOST_NOISE = 0.05  # as a deviation, in [-1, 1]
 UNKNOWN = -100  # a colour that the look does not show
 
