@@ -241,7 +241,7 @@ class GenerateSettings(Settings):
     width: int = 256
     height: int = 256
     steps: int = 20
-    guidance_scale: float = 4.0
+    guidance_scale: float = 2.5
     true_cfg_scale: float = 1.0
     guidance_start: float = 0.0
     guidance_end: float = 1.0

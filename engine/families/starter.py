@@ -32,7 +32,7 @@ def base() -> Base:
         source=str(folder),
         default_size_px=_size_px(folder),
         default_steps=20,
-        default_guidance=4.0,
+        default_guidance=2.5,
         guidance_rescale=0.7,  # else velocity prediction down to zero SNR overexposes (arXiv 2305.08891, 3.4)
         control_mode="layout",  # a small ControlNet: followed much more closely, and drawn more clearly
         **beside(folder),

@@ -33,7 +33,7 @@ PHOTO_SHARE = 0.6  # of the pictures; the rest are in other looks
 CUT_OUT_SHARE = 0.6  # products are often shown so
 PLAIN_SHARE = 0.6  # of the walls behind what is cut out; the others are a gradient
 THING_WEIGHT = 4.0  # of a normal on a thing, against 1 elsewhere, where most are alike
-NORMAL_WEIGHT, CLASS_WEIGHT = 3.0, 0.5  # of the losses of normals and classes, against depth's
+NORMAL_WEIGHT, CLASS_WEIGHT = 6.0, 0.5  # of the losses of normals and classes, against depth's
 LEAST_CROP = 0.6
 CLOSE_UP_SHARE = 0.7  # of the batches: in a photo of a product it fills the frame, in the world's scenes it does not
 GRAIN = 0.5  # the most, as a deviation: stone and fur have more texture than shading
@@ -211,13 +211,17 @@ def standardised(depth: Tensor) -> Tensor:
     return (depth - depth.mean(dim=(1, 2), keepdim=True)) / (depth.std(dim=(1, 2), keepdim=True) + 1e-3)
 
 
+def angle(a: Tensor, b: Tensor) -> Tensor:
+    """Between vectors (n, 3, ...) of any length, in radians, (n, ...); its slope is finite where they agree."""
+    return torch.atan2(torch.linalg.cross(a, b, dim=1).norm(dim=1), (a * b).sum(dim=1))
+
+
 def detection_loss(logits: Mapping[str, Tensor], views: Views) -> Tensor:
-    """Absolute error of standardised depth (as MiDaS: Ranftl et al. 2020), 1 - cosine of normals, which weighs more on
-    things, and cross entropy. The truth has the size of the logits."""
+    """Absolute error of standardised depth (as MiDaS: Ranftl et al. 2020), the angle between normals in radians (as Bae
+    et al. 2021), which weighs more on things, and cross entropy. The truth has the size of the logits."""
     depth = (standardised(logits["depth"][:, 0].float()) - standardised(views.depth)).abs().mean()
     weight = torch.where(views.things, THING_WEIGHT, 1.0)
-    cosine = nn.functional.cosine_similarity(logits["normal"].float(), views.normals, dim=1)
-    normal = (weight * (1 - cosine)).mean() / weight.mean()
+    normal = (weight * angle(logits["normal"].float(), views.normals)).mean() / weight.mean()
     classes = nn.functional.cross_entropy(logits["segmentation"].float(), views.classes)
     return depth + NORMAL_WEIGHT * normal + CLASS_WEIGHT * classes
 

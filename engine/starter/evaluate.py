@@ -28,7 +28,7 @@ from engine.starter.precision import autocast
 from engine.starter.render import render
 from engine.starter.world import Scene
 
-PROMPTS, QUICK_PROMPTS = 500, 16
+PROMPTS, QUICK_PROMPTS = 500, 8
 PSNR_SCENES, QUICK_PSNR_SCENES = 12, 1
 BATCH = 16
 
@@ -54,6 +54,7 @@ def prompts(count: int) -> list[tuple[Scene, str]]:
 
 def draw(pipeline: StableDiffusionPipeline, texts: Sequence[str], first_seed: int) -> list[np.ndarray]:
     """One picture a prompt, uint8, at the settings that the studio starts with."""
+    settings = base()
     pictures: list[np.ndarray] = []
     for first in range(0, len(texts), BATCH):
         batch = list(texts[first : first + BATCH])
@@ -62,9 +63,9 @@ def draw(pipeline: StableDiffusionPipeline, texts: Sequence[str], first_seed: in
             images = pipeline(
                 batch,
                 generator=seeds,
-                num_inference_steps=20,
-                guidance_scale=4.0,
-                guidance_rescale=0.7,
+                num_inference_steps=settings.default_steps,
+                guidance_scale=settings.default_guidance,
+                guidance_rescale=settings.guidance_rescale,
                 output_type="np",
             ).images
         pictures += list((images * 255).round().astype(np.uint8))

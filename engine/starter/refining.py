@@ -1,9 +1,8 @@
 """Refining: the U-Net where it loses most, and the IP-Adapter with it.
 
-Shapes are lost in the middle of the noise, people above all, and looks of fine texture turn into photos. The larger
-part of a batch is the corpus as before, without the adapter; the rest is drawn in the style of a reference with it. So
-the adapter follows the U-Net, and the U-Net learns to draw in styles that no word names. The text encoder stays as it
-is, and so does the image encoder.
+Shapes are lost in the middle of the noise and above it, people above all. Half of a batch is the corpus as before,
+without the adapter; the rest is drawn in the style of a reference with it. So the adapter follows the U-Net, and the
+U-Net learns to draw in styles that no word names. The text encoder stays as it is, and so does the image encoder.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
@@ -24,8 +23,7 @@ from engine.starter.denoiser import (
     Objective,
     spread_timesteps,
 )
-from engine.starter.latents import LatentCorpus, with_share
-from engine.starter.looks import LOOKS
+from engine.starter.latents import LatentCorpus
 from engine.starter.perception import Cells, Reader
 from engine.starter.precision import autocast
 from engine.starter.style import EMBEDDING, AdapterWeights, StyledScenes, styled_loss
@@ -34,10 +32,8 @@ from engine.starter.training import Schedule, train
 
 BATCH = {16: 24, 32: 12}
 STYLED_BATCH = {16: 24, 32: 12}
-MIDDLE, MIDDLE_SHARE = (100, 750), 0.8  # timesteps, and how often they come
+MIDDLE, MIDDLE_SHARE = (150, 900), 0.8  # timesteps, and how often they come
 PEOPLE_SHARE = 0.5
-TEXTURED = ("pixel art", "pop art", "oil painting", "pastel")  # told from a photo by fine texture alone
-TEXTURED_SHARE = 0.25
 PERSON_WEIGHT = 8.0  # of a cell that shows a person: heads are a few cells
 
 
@@ -73,11 +69,9 @@ def train_refined(
     text_encoder.requires_grad_(False)
     unet.requires_grad_(True)
     objective = Objective(unet, reader, cells)
-    textured = torch.isin(cells.look, torch.tensor([LOOKS.index(look) for look in TEXTURED])).nonzero().flatten()
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = data.rows(count, generator, [(data.pairs, PAIRS_SHARE), (data.people, PEOPLE_SHARE)])
-        rows = with_share(rows, textured, TEXTURED_SHARE, generator)
         latents, ids = data.of(rows, scenes.size, generator)
         ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
         styled = scenes.draw(STYLED_BATCH[scenes.size], generator)

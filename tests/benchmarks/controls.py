@@ -45,7 +45,7 @@ from engine.starter.corpus import relative_depth, scene
 from engine.starter.render import Render, joints_of, render
 from engine.starter.world import PERSON, Scene
 
-SCENES, QUICK_SCENES = 200, 2
+SCENES, QUICK_SCENES = 200, 1
 FIRST_SCENE = 20_000  # among the held-out ones
 SHEET_ROWS = 8
 NEAR_DEG = 22.5
@@ -193,7 +193,7 @@ def sheet(rows: list[tuple[Image.Image, ...]], columns: int = 2) -> Image.Image:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two scenes a kind, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one scene a kind, to see that it runs")
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--out", type=Path, default=Path("out"))

@@ -89,9 +89,9 @@ def measure(folder: Path, count: int, steps: int, weight: float) -> dict[str, An
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="four scenes of ten steps instead of twenty of twenty")
+    parser.add_argument("--quick", action="store_true", help="two scenes of ten steps instead of twenty of twenty")
     parser.add_argument("--weight", type=float, default=STYLE_WEIGHT, help="of the reference")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        count, steps = (4, 10) if options.quick else (20, 20)
+        count, steps = (2, 10) if options.quick else (20, 20)
         print(json.dumps(measure(Path(temporary), count, steps, options.weight)))

@@ -15,6 +15,7 @@ from engine import families
 from engine.errors import MissingModel, NotFound
 from engine.families.base import fetched, weights_hash
 from engine.families.unet import SCHEDULERS
+from engine.settings import GenerateSettings
 from tests.tiny import SCHEDULER, SIDE_PX, make_tiny_base
 
 FAMILY = families.family("sd15")
@@ -54,6 +55,12 @@ def test_the_starter_has_what_lies_in_its_folder(folder: Path, tmp_path: Path, m
         FAMILY.load_controlnet(bare, "openpose", torch.float32, "cpu")
     with pytest.raises(MissingModel, match="no style adapter"):
         FAMILY.load_ip_adapter(bare, torch.float32, "cpu")
+
+
+def test_settings_begin_with_what_suits_the_starter() -> None:
+    starter, settings = families.base("starter"), GenerateSettings(prompt="a mug")
+    assert (settings.base, settings.width, settings.height) == (starter.name, *[starter.default_size_px] * 2)
+    assert (settings.steps, settings.guidance_scale) == (starter.default_steps, starter.default_guidance)
 
 
 def test_one_controlnet_may_follow_several_kinds(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def test_a_restored_recipe_keeps_its_own_numbers(tab: GenerateTab, fast_lora: st
 @pytest.mark.parametrize(
     ("base", "scales", "cfg", "negative"),
     [
-        ("starter", (4.0, 1.0), "", ""),
+        ("starter", (2.5, 1.0), "", ""),
         ("starter", (1.0, 1.0), "", "at CFG 1"),
         ("flux_dev", (3.5, 1.0), "", "at true CFG 1"),
         ("flux_dev", (3.5, 2.0), "", ""),

@@ -1,5 +1,6 @@
 """The views that detectors learn from, and that what is exported is what was trained."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_a_shrunk_view_shows_the_same_where_its_logits_are() -> None:
     torch.testing.assert_close(after.normals, before.normals[:, :, ::8, ::8])
     assert torch.equal(after.classes, before.classes[:, 4::8, 4::8])
     assert torch.equal(after.things, before.things[:, 4::8, 4::8])
+
+
+def test_the_angle_between_vectors_of_any_length() -> None:
+    a = torch.tensor([[[1.0, 0, 0], [1, 1, 0], [0, 0, 2], [0, 3, 4]]]).mT
+    b = torch.tensor([[[4.0, 0, 0], [1, 0, 0], [0, 0, -1], [0, 0, 1]]]).mT
+    a.requires_grad_(True)
+    angles = detectors.angle(a, b)
+    torch.testing.assert_close(angles, torch.tensor([[0, math.pi / 4, math.pi, math.atan2(3, 4)]]))
+    angles.sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
 
 
 def test_the_loss_of_the_truth_is_zero_whatever_depths_scale_and_shift() -> None:
