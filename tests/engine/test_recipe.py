@@ -78,7 +78,7 @@ class TestA1111Text:
         recipe = Recipe(settings=GenerateSettings(prompt="a mug"), seed=0, base_hash="0" * 64)
         assert a1111_text(recipe, {}) == (
             "a mug\n"
-            "Steps: 20, Sampler: Default, Schedule type: Automatic, CFG scale: 4, Seed: 0, Size: 256x256, "
+            "Steps: 20, Sampler: Default, Schedule type: Automatic, CFG scale: 2.5, Seed: 0, Size: 256x256, "
             "Model hash: 0000000000, Model: starter, Version: Tripod"
         )
 
