@@ -54,7 +54,7 @@ def prompts(count: int) -> list[tuple[Scene, str]]:
 
 def draw(pipeline: StableDiffusionPipeline, texts: Sequence[str], first_seed: int) -> list[np.ndarray]:
     """One picture a prompt, uint8, at the settings that the studio starts with."""
-    settings = base()
+    starter = base()
     pictures: list[np.ndarray] = []
     for first in range(0, len(texts), BATCH):
         batch = list(texts[first : first + BATCH])
@@ -63,9 +63,9 @@ def draw(pipeline: StableDiffusionPipeline, texts: Sequence[str], first_seed: in
             images = pipeline(
                 batch,
                 generator=seeds,
-                num_inference_steps=settings.default_steps,
-                guidance_scale=settings.default_guidance,
-                guidance_rescale=settings.guidance_rescale,
+                num_inference_steps=starter.default_steps,
+                guidance_scale=starter.default_guidance,
+                guidance_rescale=starter.guidance_rescale,
                 output_type="np",
             ).images
         pictures += list((images * 255).round().astype(np.uint8))
