@@ -5,9 +5,9 @@ Segmentation maps of the starter are coloured like those that published ControlN
 
 import numpy as np
 
-from engine.starter.world import Scene
+from engine.starter.world import CATALOGUE, Scene
 
-WALL, SKY, FLOOR, GRASS, SIDEWALK, PERSON, EARTH, TABLE, SAND = 0, 2, 3, 9, 11, 12, 13, 15, 46
+WALL, SKY, FLOOR, GRASS, SIDEWALK, PERSON, EARTH, TABLE, SAND, SCULPTURE = 0, 2, 3, 9, 11, 12, 13, 15, 46, 132
 THINGS = {
     "person": PERSON,
     "car": 20,
@@ -39,6 +39,8 @@ SURROUNDINGS = {
 }
 
 
-def classes_of(shown: Scene) -> np.ndarray:
-    """ADE20K's class of each value of a scene's segmentation, uint8."""
-    return np.array([*SURROUNDINGS[shown.setting], *(THINGS[thing.kind] for thing in shown.things)], np.uint8)
+def classes_of(shown: Scene, *, sculptures: bool = False) -> np.ndarray:
+    """ADE20K's class of each value of a scene's segmentation, uint8. With `sculptures` these are in the stead of the
+    catalogue's things."""
+    things = [SCULPTURE if sculptures and thing.kind in CATALOGUE else THINGS[thing.kind] for thing in shown.things]
+    return np.array([*SURROUNDINGS[shown.setting], *things], np.uint8)

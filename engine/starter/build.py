@@ -5,7 +5,8 @@
     reader              what lies where in latents; helps to train the denoiser
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
     grow                from 128 to 256 px: one more level -> presets/starter/unet
-    refine              people, fine textures, styles      -> presets/starter/{unet,ip_adapter}
+    refine              people, styles                     -> presets/starter/{unet,ip_adapter}
+    finish              what the U-Net returns to pixels   -> presets/starter/vae
     control-embedding   maps of every kind are read like edges, which it knows already
     controlnet          maps of every kind decide the layout -> presets/starter/controlnet-union
     detectors           depth, normals, what lies where    -> presets/detectors/{depth,normal,segmentation}
@@ -43,6 +44,7 @@ from engine.starter import (
     decoder,
     denoiser,
     detectors,
+    finishing,
     growth,
     judge,
     linear_code,
@@ -54,6 +56,7 @@ from engine.starter import (
 from engine.starter.corpus import TRAINING_SCENES, CloseUps, Corpus, picture, render_close_ups, render_corpus
 from engine.starter.latents import LatentCorpus, encode_corpus
 from engine.starter.linear_code import Code
+from engine.starter.redrawing import load_or_redraw
 
 BUILD = Path("build") / "starter"
 DETECTORS = PRESET.parent / "detectors"
@@ -143,6 +146,14 @@ def build_decoder(bench: Workbench, minutes: float) -> None:
     autoencoder.decoder.load_state_dict(trained.state_dict())
     images = np.stack([bench.corpus[row] for row in range(200)])
     linear_code.write_encoder(autoencoder, bench.code, images)
+    bench.save(autoencoder, "vae")
+
+
+def build_finished(bench: Workbench, minutes: float) -> None:
+    autoencoder = bench.load(AutoencoderKL, "vae", linear_code.new_autoencoder)
+    drawn = load_or_redraw(bench.build / "redrawn.pt", bench.unet, bench.text_encoder, bench.tokenizer, bench.data)
+    trained = finishing.train_finished(autoencoder, bench.corpus, bench.data, drawn, bench.build, minutes)
+    autoencoder.decoder.load_state_dict(trained.state_dict())
     bench.save(autoencoder, "vae")
 
 
@@ -258,7 +269,7 @@ def build_detectors(bench: Workbench, minutes: float) -> None:
     if all(folder.exists() for folder in folders.values()):
         read = detectors.SegformerForSemanticSegmentation.from_pretrained
         trained.load({kind: read(folder, torch_dtype=torch.float32) for kind, folder in folders.items()})
-    close_ups = CloseUps(bench.build / "corpus")
+    close_ups = [CloseUps(bench.build / "corpus", title) for title in ("close-ups", "sculptures")]
     for kind, model in (
         detectors.train_detectors(trained, bench.corpus, close_ups, bench.build, minutes).exported().items()
     ):
@@ -280,6 +291,7 @@ STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "reader": build_reader,
     "denoiser": build_denoiser,
     "refine": build_refined,
+    "finish": build_finished,
     "grow": build_grown,
     "control-embedding": build_control_embedding,
     "controlnet": build_controlnet,

@@ -9,15 +9,19 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
+from engine.starter.ade20k import classes_of
 from engine.starter.captions import caption
 from engine.starter.looks import LOOKS, apply_look
 from engine.starter.render import Render, Window, render
+from engine.starter.sculptures import sculpture
+from engine.starter.tracing import Grids
 from engine.starter.world import CATALOGUE, OBJECTS, PARAMETRIC, PERSON, Scene, sample_scene
 
 SIZE_PX = 256
@@ -31,6 +35,7 @@ CAPTIONS_PER_PICTURE = 6
 TRUTH_PX = 128  # side of the kept segmentation, depth and normals
 FIRST_THING = 2  # segments from here on are things
 CLOSE_UP = (1.1, 1.9)  # a close-up's side, against its things'
+SCULPTURES, VIEWS_OF_SCULPTURES = 3200, 8  # pictures, and how many of them show the same two
 _TRAIN, _HELD_OUT = 1, 2  # seed families
 
 
@@ -122,14 +127,13 @@ def _render_shard(folder: Path, shard: int) -> int:
     return shard
 
 
-def close_up_window(index: int) -> Window:
-    """A square around the things of scene `index`, `CLOSE_UP` times as large as they are."""
-    rng = np.random.default_rng((_TRAIN, index, 11))
-    segments = render(scene(index), 64).segmentation
+def close_up_window(shown: Scene, rng: np.random.Generator, grids: Grids | None = None) -> Window:
+    """A square around the things of a scene, `CLOSE_UP` times as large as they are."""
+    segments = render(shown, 64, grids=grids).segmentation
     ends = []
     for axis in (0, 1):  # columns, then rows
-        shown = np.flatnonzero((segments >= FIRST_THING).any(axis=axis))
-        ends.append((shown[0] / 64, (shown[-1] + 1) / 64))
+        covered = np.flatnonzero((segments >= FIRST_THING).any(axis=axis))
+        ends.append((covered[0] / 64, (covered[-1] + 1) / 64))
     size = max(high - low for low, high in ends)
     side = min(1.0, size * rng.uniform(*CLOSE_UP))
     middle = [(low + high) / 2 + rng.uniform(-0.5, 0.5) * max(0.0, side - size) for low, high in ends]
@@ -143,18 +147,46 @@ def close_up_scenes(scenes: int = TRAINING_SCENES) -> list[int]:
 
 
 def _render_close_up(index: int) -> dict[str, np.ndarray]:
-    rendered = render(scene(index), SIZE_PX, close_up_window(index))
+    window = close_up_window(scene(index), np.random.default_rng((_TRAIN, index, 11)))
+    rendered = render(scene(index), SIZE_PX, window)
+    return {"images": rendered.image, **_kept(rendered)}
+
+
+@lru_cache(maxsize=1)
+def sculpted(group: int) -> Grids:
+    """Two sculptures, as grids for all kinds of the catalogue."""
+    rng = np.random.default_rng((_TRAIN, group, 13))
+    made = [sculpture(rng), sculpture(rng)] * (len(CATALOGUE) // 2)
+    return {
+        **{key: np.stack([one[key] for one in made]) for key in ("lower", "cell", "hulls")},
+        "grids": np.stack([np.stack([one["distances"], one["parts"]]) for one in made]),
+    }
+
+
+def sculpture_scene(index: int) -> Scene:
+    """A scene whose things of the catalogue are to be sculptures."""
+    return sample_scene(np.random.default_rng((_TRAIN, index, 15)), kinds=CATALOGUE)
+
+
+def _render_sculptures(index: int) -> dict[str, np.ndarray]:
+    shown, grids = sculpture_scene(index), sculpted(index // VIEWS_OF_SCULPTURES)
+    window = close_up_window(shown, np.random.default_rng((_TRAIN, index, 17)), grids)
+    rendered = render(shown, SIZE_PX, window, grids)
     return {"images": rendered.image, **_kept(rendered)}
 
 
 def render_close_ups(folder: Path, processes: int = 2) -> None:
-    """Render the close-ups, unless they are there."""
-    if (folder / "close-ups.images.npy").exists():
-        return
-    with ProcessPoolExecutor(processes) as pool:
-        shown = list(pool.map(_render_close_up, close_up_scenes(), chunksize=16))
-    for name in reversed(shown[0]):  # the pictures last: they say that all is there
-        _save(folder / f"close-ups.{name}.npy", np.stack([one[name] for one in shown]))
+    """Render the close-ups and the sculptures, unless they are there."""
+    for title, one, indices in (
+        ("close-ups", _render_close_up, close_up_scenes()),
+        ("sculptures", _render_sculptures, range(SCULPTURES)),
+    ):
+        if (folder / f"{title}.images.npy").exists():
+            continue
+        with ProcessPoolExecutor(processes) as pool:
+            shown = list(pool.map(one, indices, chunksize=16))
+        for name in reversed(shown[0]):  # the pictures last: they say that all is there
+            _save(folder / f"{title}.{name}.npy", np.stack([picture[name] for picture in shown]))
 
 
 def render_corpus(folder: Path, scenes: int, processes: int = 2, nice: int = 0) -> Iterator[int]:
@@ -217,10 +249,13 @@ class CloseUps:
     Close up, a limb's normals take up more than two or three places, so that they are not mixed with the wall's.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.scenes = np.array(close_up_scenes())
+    def __init__(self, folder: Path, title: Literal["close-ups", "sculptures"]) -> None:
+        if title == "close-ups":
+            self.classes = [classes_of(scene(index)) for index in close_up_scenes()]
+        else:
+            self.classes = [classes_of(sculpture_scene(index), sculptures=True) for index in range(SCULPTURES)]
         self.images, self.segments, self.depth, self.normals = (
-            np.load(folder / f"close-ups.{name}.npy") for name in ("images", "segments", "depth", "normals")
+            np.load(folder / f"{title}.{name}.npy") for name in ("images", "segments", "depth", "normals")
         )
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engine.starter.corpus import SIZE_PX, Corpus
 from engine.starter.linear_code import Code
+from engine.starter.pixels import to_tensor
 from engine.starter.precision import autocast
 from engine.starter.training import Schedule, train
 
@@ -31,21 +32,15 @@ def edges(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of pixels and of edges, with a squared term that PSNR answers to."""
-    loss = nn.functional.l1_loss(decoded, target) + 2 * nn.functional.mse_loss(decoded, target)
+    """Of each picture, (n,): mean absolute error of pixels and of edges, with a squared term that PSNR answers to."""
+
+    def over_pixels(error: Tensor) -> Tensor:
+        return error.mean(dim=(1, 2, 3))
+
+    loss = over_pixels((decoded - target).abs() + 2 * (decoded - target).square())
     for ours, theirs in zip(edges(decoded), edges(target), strict=True):
-        loss = loss + nn.functional.l1_loss(ours, theirs)
+        loss = loss + over_pixels((ours - theirs).abs())
     return loss
-
-
-def to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 (n, h, w, 3) -> float (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def psnr_db(decoded: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture, for values in [-1, 1]: 10 log10(4 / mse)."""
-    return 10 * torch.log10(4 / (decoded.clamp(-1, 1) - target).square().mean(dim=(1, 2, 3)))
 
 
 def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, code: Code, folder: Path, minutes: float) -> nn.Module:
@@ -65,7 +60,7 @@ def train_decoder(autoencoder: AutoencoderKL, corpus: Corpus, code: Code, folder
         latents = latents + sigma * torch.randn(latents.shape, generator=generator)
         with autocast():
             decoded = autoencoder.decoder(latents.to(memory_format=torch.channels_last))
-        return reconstruction_loss(decoded.float(), target)
+        return reconstruction_loss(decoded.float(), target).mean()
 
     autoencoder.decoder.to(memory_format=torch.channels_last)
     schedule = Schedule(minutes=minutes, learning_rate=2e-3, warmup_steps=100, weight_decay=0.0, ema=0.998)

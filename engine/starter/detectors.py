@@ -21,7 +21,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from engine.starter.ade20k import WALL, classes_of
 from engine.starter.corpus import FIRST_THING, LOOKS_PER_SCENE, CloseUps, Corpus, scene
-from engine.starter.decoder import to_tensor
+from engine.starter.pixels import to_tensor
 from engine.starter.precision import autocast
 from engine.starter.training import Schedule, train
 
@@ -35,7 +35,7 @@ PLAIN_SHARE = 0.6  # of the walls behind what is cut out; the others are a gradi
 THING_WEIGHT = 4.0  # of a normal on a thing, against 1 elsewhere, where most are alike
 NORMAL_WEIGHT, CLASS_WEIGHT = 6.0, 0.5  # of the losses of normals and classes, against depth's
 LEAST_CROP = 0.6
-CLOSE_UP_SHARE = 0.7  # of the batches: in a photo of a product it fills the frame, in the world's scenes it does not
+CLOSE_UP_SHARE = 0.8  # of the batches: in a photo of a product it fills the frame, in the world's scenes it does not
 GRAIN = 0.5  # the most, as a deviation: stone and fur have more texture than shading
 _LAST = "decode_head.classifier."  # the names of the last layer's weights begin with it
 
@@ -99,10 +99,11 @@ class Views:
     things: Tensor
 
 
-def views_of(images: np.ndarray, truth: Corpus | CloseUps, places: np.ndarray, scenes: Sequence[int]) -> Views:
-    """Pictures (n, 256, 256, 3) of `scenes` with what is true of them: `places` of `truth`, at the truth's size."""
+def views_of(images: np.ndarray, truth: Corpus | CloseUps, places: np.ndarray, classes: Sequence[np.ndarray]) -> Views:
+    """Pictures (n, 256, 256, 3) with what is true of them: `places` of `truth`, at the truth's size, and the class of
+    each of their segments."""
     segments = torch.from_numpy(truth.segments[places])
-    names = [torch.from_numpy(classes_of(scene(index))) for index in scenes]
+    names = [torch.from_numpy(one) for one in classes]
     return Views(
         pictures=to_tensor(images),
         depth=torch.from_numpy(truth.depth[places]).float() / 255,
@@ -112,16 +113,22 @@ def views_of(images: np.ndarray, truth: Corpus | CloseUps, places: np.ndarray, s
     )
 
 
-def views_from(corpus: Corpus, close_ups: CloseUps, generator: torch.Generator) -> Views:
-    """A batch: close-ups or whole scenes, `PHOTO_SHARE` of these as photos, the others in other looks."""
+def views_from(corpus: Corpus, close_ups: Sequence[CloseUps], generator: torch.Generator) -> Views:
+    """A batch: close-ups of one sort or whole scenes, `PHOTO_SHARE` of these as photos, the others in other looks."""
     if torch.rand((), generator=generator) < CLOSE_UP_SHARE:
-        places = torch.randint(len(close_ups), (BATCH,), generator=generator).numpy()
-        return views_of(close_ups.images[places], close_ups, places, close_ups.scenes[places].tolist())
+        some = close_ups[int(torch.randint(len(close_ups), (), generator=generator))]
+        places = torch.randint(len(some), (BATCH,), generator=generator).numpy()
+        return views_of(some.images[places], some, places, [some.classes[place] for place in places])
     rows = torch.randint(len(corpus), (BATCH,), generator=generator)
     photo = torch.rand(BATCH, generator=generator) < PHOTO_SHARE
     rows = torch.where(photo, rows // LOOKS_PER_SCENE * LOOKS_PER_SCENE, rows)
     scenes = (rows // LOOKS_PER_SCENE).numpy()
-    return views_of(np.stack([corpus[row] for row in rows.tolist()]), corpus, scenes, scenes.tolist())
+    return views_of(
+        np.stack([corpus[row] for row in rows.tolist()]),
+        corpus,
+        scenes,
+        [classes_of(scene(i)) for i in scenes.tolist()],
+    )
 
 
 def cut_out(views: Views, where: Tensor, generator: torch.Generator) -> Views:
@@ -227,7 +234,7 @@ def detection_loss(logits: Mapping[str, Tensor], views: Views) -> Tensor:
 
 
 def train_detectors(
-    detectors: Detectors, corpus: Corpus, close_ups: CloseUps, folder: Path, minutes: float
+    detectors: Detectors, corpus: Corpus, close_ups: Sequence[CloseUps], folder: Path, minutes: float
 ) -> Detectors:
     """Train for `minutes`; returns the averaged detectors."""
     detectors.to(memory_format=torch.channels_last)

@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw
 from engine.families.starter import base
 from engine.starter import corpus
 from engine.starter.captions import full_caption
-from engine.starter.decoder import psnr_db, to_tensor
 from engine.starter.judge import accuracy, judge_pictures, load_judge
 from engine.starter.looks import LOOKS, apply_look
+from engine.starter.pixels import psnr_db, to_tensor
 from engine.starter.precision import autocast
 from engine.starter.render import render
 from engine.starter.world import Scene

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.starter.corpus import Corpus, Picture, picture
-from engine.starter.decoder import to_tensor
 from engine.starter.latents import LatentCorpus
 from engine.starter.looks import COLOURLESS_LOOKS, HELD_OUT_LOOKS, LOOKS
+from engine.starter.pixels import to_tensor
 from engine.starter.precision import autocast
 from engine.starter.training import Schedule, train
 from engine.starter.world import COLOURS, OBJECTS, PERSON, SETTINGS, Scene

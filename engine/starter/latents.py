@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from engine.starter.corpus import CAPTIONS_PER_PICTURE, LOOKS_PER_SCENE, Corpus, picture
-from engine.starter.decoder import to_tensor
 from engine.starter.linear_code import LATENT_CHANNELS, Code
+from engine.starter.pixels import to_tensor
 from engine.starter.text import MAX_TOKENS, token_ids
 from engine.starter.world import PERSON
 

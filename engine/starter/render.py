@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.starter.staging import project_joints, stage
-from engine.starter.tracing import catalogue, trace
+from engine.starter.tracing import Grids, catalogue, trace
 from engine.starter.world import Scene
 
 
@@ -38,11 +38,15 @@ class Window:
 WHOLE = Window()
 
 
-def render(scene: Scene, size: int = 256, window: Window = WHOLE) -> Render:
-    """Renders what the window shows of a scene at size x size pixels; the same scene gives the same bytes."""
-    camera, things, joints, backdrop = stage(scene)
+def render(scene: Scene, size: int = 256, window: Window = WHOLE, grids: Grids | None = None) -> Render:
+    """Renders what the window shows of a scene at size x size pixels; the same scene gives the same bytes.
+
+    `grids` are in the stead of `tracing.catalogue`.
+    """
+    grids = grids or catalogue()
+    camera, things, joints, backdrop = stage(scene, grids)
     image, depth, normals, segmentation = trace(
-        size, (window.left, window.top, window.side), camera, things, joints, backdrop, catalogue()["grids"]
+        size, (window.left, window.top, window.side), camera, things, joints, backdrop, grids["grids"]
     )
     points = project_joints(scene, camera, things, joints, size)
     if points is not None:

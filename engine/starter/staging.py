@@ -80,6 +80,7 @@ from engine.starter.tracing import (
     TEAPOT,
     VASE,
     WALL_Z,
+    Grids,
     Q,
     catalogue,
 )
@@ -88,8 +89,12 @@ from engine.starter.world import CATALOGUE, COLOURS, OBJECTS, PATTERNS, PERSON, 
 _KINDS = (*OBJECTS, PERSON)
 
 
-def stage(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The rows that the tracer reads: camera, things (n, COLUMNS), joints (n, 24, 3), backdrop."""
+def stage(scene: Scene, grids: Grids | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The rows that the tracer reads: camera, things (n, COLUMNS), joints (n, 24, 3), backdrop.
+
+    `grids` are in the catalogue's stead.
+    """
+    grids = grids or catalogue()
     rng = np.random.default_rng(scene.seed)
     setting = SETTINGS.index(scene.setting)
     has_wall = setting in (STUDIO, TABLE, BRICK)
@@ -102,12 +107,13 @@ def stage(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     joints = np.zeros((len(scene.things), 24, 3))
     for index, thing in enumerate(scene.things):
         own = np.random.default_rng((scene.seed, index))
-        _shape_thing(things[index], joints[index], thing, own)
-        _place_thing(things[index], joints[index], thing, len(scene.things) == 2, camera, own)
+        _shape_thing(things[index], joints[index], thing, grids, own)
+        hull = _hull(things[index], joints[index], grids)
+        _place_thing(things[index], hull, thing, len(scene.things) == 2, camera, own)
     return camera, things, joints, _dress(setting, rng, camera, things)
 
 
-def _shape_thing(row: np.ndarray, joints: np.ndarray, thing: Thing, rng: np.random.Generator) -> None:
+def _shape_thing(row: np.ndarray, joints: np.ndarray, thing: Thing, grids: Grids, rng: np.random.Generator) -> None:
     kind = _KINDS.index(thing.kind)
     row[KIND], row[PATTERN], row[PHASE] = kind, PATTERNS.index(thing.pattern), rng.uniform(0, 1)
     row[COLOUR : COLOUR + 3] = _linear(np.array(COLOURS[thing.colour]) + rng.normal(0, 2.5) + rng.normal(0, 1.5, 3))
@@ -119,8 +125,8 @@ def _shape_thing(row: np.ndarray, joints: np.ndarray, thing: Thing, rng: np.rand
     row[Q : Q + len(low)] = rng.uniform(low, high)
     if thing.kind in CATALOGUE:
         index = CATALOGUE.index(thing.kind)
-        row[Q + LOWER : Q + LOWER + 3] = catalogue()["lower"][index]
-        row[Q + CELL : Q + CELL + 3] = catalogue()["cell"][index]
+        row[Q + LOWER : Q + LOWER + 3] = grids["lower"][index]
+        row[Q + CELL : Q + CELL + 3] = grids["cell"][index]
     yaw = _yaw(kind, thing.pose, rng)
     row[COS], row[SIN] = math.cos(yaw), math.sin(yaw)
     if thing.pose is not None:
@@ -183,7 +189,7 @@ def _linear(rgb: np.ndarray | tuple[int, int, int]) -> np.ndarray:
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
-def _hull(row: np.ndarray, joints: np.ndarray) -> np.ndarray:
+def _hull(row: np.ndarray, joints: np.ndarray, grids: Grids) -> np.ndarray:
     """Points (n, 3) in the thing's own coordinates whose bounding box in any view is close to the thing's."""
     kind, q = int(row[KIND]), row[Q:]
     angles = np.arange(16) * (2 * math.pi / 16)
@@ -224,7 +230,7 @@ def _hull(row: np.ndarray, joints: np.ndarray) -> np.ndarray:
     if kind == HAT:
         return rings((0, q[2]), (0.14, q[2]), (q[1], q[0] * 0.85))
     if kind != HUMAN:
-        return catalogue()["hulls"][kind - SOFA] * q[:3]
+        return grids["hulls"][kind - SOFA] * q[:3]
     reach = np.array([(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
     limbs = (joints[:STOOL, None] + 0.06 * reach).reshape(-1, 3)
     stool = corners(0.2, 0, joints[STOOL, 1], 0.18) if joints[STOOL, 1] > 0 else limbs[:0]
@@ -232,10 +238,9 @@ def _hull(row: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 
 def _place_thing(
-    row: np.ndarray, joints: np.ndarray, thing: Thing, shared: bool, camera: np.ndarray, rng: np.random.Generator
+    row: np.ndarray, hull: np.ndarray, thing: Thing, shared: bool, camera: np.ndarray, rng: np.random.Generator
 ) -> None:
     """Solves for place and scale, so that the thing covers the wanted part of the frame."""
-    hull = _hull(row, joints)
     row[CENTRE : CENTRE + 3] = (hull.min(0) + hull.max(0)) / 2
     row[HALF : HALF + 3] = np.ptp(hull, axis=0) / 2 + (0.06 if thing.kind == PERSON else 0.03)
 

@@ -23,12 +23,12 @@ from transformers import CLIPVisionModelWithProjection as ImageEncoder
 
 from engine.starter.captions import caption
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, mirrored, scene
-from engine.starter.decoder import to_tensor
 from engine.starter.denoiser import new_scheduler, noised, spread_timesteps, weight_of_cells
 from engine.starter.grading import graded, random_gradings
 from engine.starter.linear_code import Code
 from engine.starter.looks import LOOKS
 from engine.starter.perception import Cells
+from engine.starter.pixels import to_tensor
 from engine.starter.precision import autocast
 from engine.starter.text import WIDTH, embed, token_ids
 from engine.starter.training import Schedule, train

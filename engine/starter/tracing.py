@@ -14,6 +14,7 @@ the file of a function changes, but not when what it calls or reads in another f
 """
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -53,8 +54,11 @@ HEAD, RIGHT_HAND, LEFT_HAND, RIGHT_TOE, LEFT_TOE, STOOL = range(18, 24)
 FOCAL, SIN_PITCH, COS_PITCH = range(3)
 
 
+Grids = Mapping[str, np.ndarray]
+
+
 @cache
-def catalogue() -> dict[str, np.ndarray]:
+def catalogue() -> Grids:
     """The `n` kinds of `world.CATALOGUE` as grids in their own coordinates.
 
     lower: float (n, 3), where the first node lies. cell: float (n, 3), from node to node. grids: float32

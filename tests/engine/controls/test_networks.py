@@ -20,14 +20,14 @@ TINY: dict[str, Any] = {
 }
 
 
-def save_tiny(folder: Path, bias: list[float]) -> None:
-    """A SegFormer whose logits are `bias`, whatever it sees."""
+def save_tiny(folder: Path, bias: list[float], last_weights: float = 0.0) -> None:
+    """A SegFormer whose logits are `bias`, whatever it sees unless `last_weights`, a deviation, are given."""
     import torch
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     model = SegformerForSemanticSegmentation(SegformerConfig(**TINY, num_labels=len(bias)))  # type: ignore[call-arg]
     last: Any = model.decode_head.classifier
-    last.weight.data.zero_()
+    last.weight.data = last_weights * torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(0))
     last.bias.data = torch.tensor(bias)
     model.half().save_pretrained(folder)
 
@@ -39,10 +39,20 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_embedded_normals_are_made_unit(embedded: Path) -> None:
-    save_tiny(embedded / "normal", [0.7, 0.0, 2.4])
+    save_tiny(embedded / "normal", [0.0, 0.7, 2.4])
     colours = np.asarray(detect("normal", PHOTO))
     assert colours.shape == (70, 100, 3)
-    assert np.unique(colours.reshape(-1, 3), axis=0).tolist() == [[163, 128, 250]]  # of (0.28, 0, 0.96)
+    assert np.unique(colours.reshape(-1, 3), axis=0).tolist() == [[128, 163, 250]]  # of (0, 0.28, 0.96)
+
+
+def test_a_mirrored_picture_has_the_mirrored_normals(embedded: Path) -> None:
+    save_tiny(embedded / "normal", [0.7, 0.2, 2.4], last_weights=100.0)
+    normals, of_mirrored = (
+        np.asarray(detect("normal", picture), np.float32) - 127.5
+        for picture in (PHOTO, PHOTO.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    )
+    assert np.ptp(normals[..., 0]) > 20
+    np.testing.assert_allclose(of_mirrored[:, ::-1] * (-1, 1, 1), normals, atol=2)
 
 
 def test_embedded_classes_have_ade20ks_colours(embedded: Path) -> None:

@@ -137,8 +137,8 @@ def test_held_out_scenes_show_all_kinds_evenly() -> None:
 
 @pytest.mark.parametrize("index", [0, 10, 17])
 def test_a_close_up_shows_its_things_whole_and_large(index: int) -> None:
-    window = corpus.close_up_window(index)
-    assert window == corpus.close_up_window(index)
+    window = corpus.close_up_window(corpus.scene(index), np.random.default_rng(index))
+    assert window == corpus.close_up_window(corpus.scene(index), np.random.default_rng(index))
     whole = render(corpus.scene(index), 128).segmentation >= corpus.FIRST_THING
     shown = render(corpus.scene(index), 128, window).segmentation >= corpus.FIRST_THING
     # Nothing is cut off, so that the areas differ by the scale alone.

@@ -7,9 +7,9 @@ from diffusers import AutoencoderKL
 
 from engine.families.starter import PRESET
 from engine.starter.corpus import held_out_picture
-from engine.starter.decoder import to_tensor
 from engine.starter.judge import Verdict, accuracy, judge_pictures, load_judge
 from engine.starter.looks import LOOKS
+from engine.starter.pixels import to_tensor
 from engine.starter.world import Scene, Thing
 
 
