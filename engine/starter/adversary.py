@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 WIDTHS = (3, 32, 64, 128)
-LEARNING_RATE = 4e-4
+LEARNING_RATE = 1e-3
 
 
 class Discriminator(nn.Module):

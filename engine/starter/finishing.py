@@ -24,9 +24,9 @@ from engine.starter.precision import autocast
 from engine.starter.redrawing import Redrawn
 from engine.starter.training import Schedule, train
 
-BATCH = 8  # of either half
+BATCH = 6  # of either half
 CELL_PX = 8  # of a latent
-ADVERSARY_WEIGHT, FEATURES_WEIGHT = 0.02, 0.5  # against the error of pixels
+ADVERSARY_WEIGHT, FEATURES_WEIGHT = 0.15, 3.0  # against the error of pixels
 
 
 def crops(images: np.ndarray, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -73,5 +73,5 @@ def train_finished(
         return (loss + ADVERSARY_WEIGHT * told_apart).mean()
 
     autoencoder.decoder.to(memory_format=torch.channels_last)
-    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=100, weight_decay=0.0, ema=0.998)
+    schedule = Schedule(minutes=minutes, learning_rate=1e-3, warmup_steps=100, weight_decay=0.0, ema=0.99)
     return train("finished", folder, {"decoder": autoencoder.decoder}, loss_of, schedule)["decoder"]

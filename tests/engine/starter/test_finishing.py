@@ -74,7 +74,7 @@ def test_the_adversary_learns_what_is_real_of_each_look() -> None:
         noise = 0.1 * torch.randn(2, 8, 3, 32, 32, generator=generator)
         return light + noise[0], -light + noise[1]
 
-    for _ in range(120):
+    for _ in range(60):
         adversary.learn(*batch(), looks)
     real, made = batch()
     told_apart, unlike = adversary.against(real, made, looks)
