@@ -7,7 +7,8 @@ import numpy as np
 
 from engine.starter.world import CATALOGUE, Scene
 
-WALL, SKY, FLOOR, GRASS, SIDEWALK, PERSON, EARTH, TABLE, SAND, SCULPTURE = 0, 2, 3, 9, 11, 12, 13, 15, 46, 132
+WALL, SKY, FLOOR, GRASS, SIDEWALK, PERSON, EARTH, TABLE, SAND = 0, 2, 3, 9, 11, 12, 13, 15, 46
+UNKNOWN = 255  # none that anyone could say
 THINGS = {
     "person": PERSON,
     "car": 20,
@@ -41,6 +42,6 @@ SURROUNDINGS = {
 
 def classes_of(shown: Scene, *, sculptures: bool = False) -> np.ndarray:
     """ADE20K's class of each value of a scene's segmentation, uint8. With `sculptures` these are in the stead of the
-    catalogue's things."""
-    things = [SCULPTURE if sculptures and thing.kind in CATALOGUE else THINGS[thing.kind] for thing in shown.things]
+    catalogue's things, and their class is unknown."""
+    things = [UNKNOWN if sculptures and thing.kind in CATALOGUE else THINGS[thing.kind] for thing in shown.things]
     return np.array([*SURROUNDINGS[shown.setting], *things], np.uint8)

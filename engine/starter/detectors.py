@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from engine.starter.ade20k import WALL, classes_of
+from engine.starter.ade20k import UNKNOWN, WALL, classes_of
 from engine.starter.corpus import FIRST_THING, LOOKS_PER_SCENE, CloseUps, Corpus, scene
 from engine.starter.pixels import to_tensor
 from engine.starter.precision import autocast
@@ -72,7 +72,7 @@ class Detectors(nn.Module):
         return _by_kind(self.model(pictures).logits, dim=1)
 
     def load(self, models: Mapping[str, SegformerForSemanticSegmentation]) -> None:
-        """Take over the weights of what `exported` returned."""
+        """Take over the weights of what `exported` returned; what the models share, from the first."""
         states = [models[kind].state_dict() for kind in OUTPUTS]
         last = {name: torch.cat([state[name] for state in states]) for name in states[0] if name.startswith(_LAST)}
         self.model.load_state_dict(states[0] | last)
@@ -229,7 +229,7 @@ def detection_loss(logits: Mapping[str, Tensor], views: Views) -> Tensor:
     depth = (standardised(logits["depth"][:, 0].float()) - standardised(views.depth)).abs().mean()
     weight = torch.where(views.things, THING_WEIGHT, 1.0)
     normal = (weight * angle(logits["normal"].float(), views.normals)).mean() / weight.mean()
-    classes = nn.functional.cross_entropy(logits["segmentation"].float(), views.classes)
+    classes = nn.functional.cross_entropy(logits["segmentation"].float(), views.classes, ignore_index=UNKNOWN)
     return depth + NORMAL_WEIGHT * normal + CLASS_WEIGHT * classes
 
 

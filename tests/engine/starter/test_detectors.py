@@ -1,6 +1,7 @@
 """The views that detectors learn from, and that what is exported is what was trained."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def test_everything_in_the_world_has_a_class() -> None:
     assert set(ade20k.SURROUNDINGS) == set(SETTINGS)
     scene = Scene(things=(Thing(kind="mug", colour="red"), Thing(kind="car", colour="blue")), setting="beach", seed=0)
     assert ade20k.classes_of(scene).tolist() == [ade20k.SKY, ade20k.SAND, 147, 20]
+
+
+def test_a_sculpture_has_no_class_and_none_is_asked_for() -> None:
+    things = (Thing(kind="mug", colour="red"), Thing(kind="sofa", colour="blue"))
+    shown = Scene(things=things, setting="beach", seed=0)
+    assert ade20k.classes_of(shown, sculptures=True).tolist() == [ade20k.SKY, ade20k.SAND, 147, ade20k.UNKNOWN]
+    truth = views()
+    unknown = replace(truth, classes=torch.where(truth.things, ade20k.UNKNOWN, truth.classes))
+    said = 50.0 * torch.nn.functional.one_hot(truth.classes, 150).permute(0, 3, 1, 2)
+    said[:, 7] += 100.0 * truth.things  # something else on every thing
+    right = {"depth": truth.depth[:, None], "normal": truth.normals, "segmentation": said}
+    assert detectors.detection_loss(right, truth) > 1
+    assert detectors.detection_loss(right, unknown) < 5e-3
 
 
 def test_a_cut_out_keeps_its_things_and_stands_before_a_flat_wall() -> None:
