@@ -149,9 +149,9 @@ def sculpture(rng: np.random.Generator, nodes: int = NODES) -> dict[str, np.ndar
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
         return points, [solid(points) for solid in solids]
 
-    reach = np.array([1.0, 1.0, 1.0])
-    points, distances = at(np.array([0, 0.5, 0]) - reach, np.array([0, 0.5, 0]) + reach, _COARSE)
-    inside = points[grown_together(distances, by) < 2 * reach[0] / _COARSE]
+    middle = np.array([0, 0.5, 0])
+    points, distances = at(middle - 1, middle + 1, _COARSE)
+    inside = points[grown_together(distances, by) < 2 / _COARSE]
     low, high = inside.min(axis=0) - MARGIN, inside.max(axis=0) + MARGIN
     points, distances = at(low, high, nodes)
     union = grown_together(distances, by)

@@ -67,7 +67,7 @@ def test_a_sculpture_stands_on_the_ground_within_its_grid(seed: int) -> None:
 
 
 def test_sculptures_are_traced_like_the_catalogue() -> None:
-    """Their normals are the slope of the depth that is seen: what faces right gets farther to the right."""
+    """Large, with unit normals, the same bytes every time, and not the catalogue's thing."""
     index = next(i for i in range(50) if len(corpus.sculpture_scene(i).things) == 1)
     shown, grids = corpus.sculpture_scene(index), corpus.sculpted(index // corpus.VIEWS_OF_SCULPTURES)
     rendered = render(shown, 64, grids=grids)
