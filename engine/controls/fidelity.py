@@ -69,9 +69,13 @@ def normal_median_deg(asked: Image.Image, found: Image.Image, mask: np.ndarray |
 
 
 def relief_kept_deg(asked: Image.Image, found: Image.Image) -> float:
-    """`normal_median_deg` where one of the two is turned from the camera: plain walls are alike in all pictures."""
-    turned = np.minimum(normals_of(asked)[:, :, 2], normals_of(found)[:, :, 2]) < np.cos(np.radians(TURNED_DEG))
-    return normal_median_deg(asked, found, turned) if turned.any() else 0.0
+    """The mean of two `normal_median_deg`: where the map asked for is turned from the camera, and where the other is.
+
+    Plain walls are alike in all pictures and do not count; a drawn ground that was not asked for counts as one half,
+    however large it is.
+    """
+    reliefs = [normals_of(map_)[:, :, 2] < np.cos(np.radians(TURNED_DEG)) for map_ in (asked, found)]
+    return float(np.mean([normal_median_deg(asked, found, relief) for relief in reliefs if relief.any()] or [0.0]))
 
 
 def pose_pck(asked: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
@@ -133,7 +137,7 @@ MEASURES = {
     ),
     "normal": Measure(
         title="Surfaces kept",
-        method="median angle between the normals, in degrees, where one of them is turned from the camera",
+        method="median angle between the normals, in degrees: mean of where either map is turned from the camera",
         worst=180.0,
         best=0.0,
         between=relief_kept_deg,

@@ -1,8 +1,8 @@
 """The denoiser: a small U-Net and its text encoder, trained together on the latents of the corpus.
 
 v-prediction (Salimans & Ho 2022) with zero terminal SNR and trailing timesteps (Lin et al. 2024). The loss is weighted
-as min(SNR + 1, 6) on x0: like min-SNR-5 (Hang et al. 2023) for the fine steps, but without its vanishing weight at
-high noise, where colour and layout are decided. Cells of things weigh more than the ground and sky around them, which
+as min(SNR + 1, 10) on x0: like min-SNR (Hang et al. 2023) for the fine steps, but without its vanishing weight at high
+noise, where colour and layout are decided. Cells of things weigh more than the ground and sky around them, which
 are most of a picture and learned soonest. Beside it, the x0 that a step implies must look right to the reader
 (`perception.py`), and a head inside the U-Net names what lies where. First on 16x16 latents, then on 32x32.
 """
@@ -33,7 +33,7 @@ BATCH = {16: 128, 32: 64}
 HIGH_NOISE_SKEW = 1.5
 THING_WEIGHT = 3.0  # of a cell that shows a thing, against 1 elsewhere
 INNER_WEIGHT = 0.1
-_WEIGHT_CAP = 6.0
+_WEIGHT_CAP = 10.0
 
 
 def new_unet() -> UNet2DConditionModel:

@@ -1,8 +1,9 @@
-"""Refining: the U-Net where it loses most, and the IP-Adapter with it.
+"""Refining: the U-Net and the IP-Adapter together.
 
-Shapes are lost in the middle of the noise and above it, people above all. Half of a batch is the corpus as before,
-without the adapter; the rest is drawn in the style of a reference with it. So the adapter follows the U-Net, and the
-U-Net learns to draw in styles that no word names. The text encoder stays as it is, and so does the image encoder.
+Shapes are lost in the middle of the noise, people above all, and calm ground gets its blotches where little noise is
+left, so all timesteps come as often. Half of a batch is the corpus as before, without the adapter; the rest is drawn in
+the style of a reference with it. So the adapter follows the U-Net, and the U-Net learns to draw in styles that no word
+names. The text encoder stays as it is, and so does the image encoder.
 """
 
 # torch's modules and the libraries' configs are typed more narrowly than they are
@@ -16,13 +17,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.starter.denoiser import (
-    EMPTY_CAPTION_SHARE,
-    HIGH_NOISE_SKEW,
-    PAIRS_SHARE,
-    Objective,
-    spread_timesteps,
-)
+from engine.starter.denoiser import EMPTY_CAPTION_SHARE, PAIRS_SHARE, Objective, spread_timesteps
 from engine.starter.latents import LatentCorpus
 from engine.starter.perception import Cells, Reader
 from engine.starter.precision import autocast
@@ -32,17 +27,8 @@ from engine.starter.training import Schedule, train
 
 BATCH = {16: 24, 32: 12}
 STYLED_BATCH = {16: 24, 32: 12}
-MIDDLE, MIDDLE_SHARE = (150, 900), 0.8  # timesteps, and how often they come
 PEOPLE_SHARE = 0.5
 PERSON_WEIGHT = 8.0  # of a cell that shows a person: heads are a few cells
-
-
-def middle_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps, most of them from `MIDDLE`, evenly; the others spread as in training."""
-    spread = spread_timesteps(count, generator, HIGH_NOISE_SKEW)
-    first, last = MIDDLE
-    middle = first + spread_timesteps(count, generator) * (last - first) // 1000
-    return torch.where(torch.rand(count, generator=generator) < MIDDLE_SHARE, middle, spread)
 
 
 def train_refined(
@@ -82,7 +68,7 @@ def train_refined(
             rows,
             latents,
             words,
-            middle_timesteps(count, generator),
+            spread_timesteps(count, generator),
             generator,
             person_weight=PERSON_WEIGHT,
             added_cond_kwargs=no_reference,
@@ -92,7 +78,7 @@ def train_refined(
         share = len(styled.captions) / (count + len(styled.captions))
         return torch.lerp(as_before, in_style, share)
 
-    schedule = Schedule(minutes=minutes, learning_rate=4e-4, warmup_steps=50, decay=0.5, ema=0.99, muon=True)
+    schedule = Schedule(minutes=minutes, learning_rate=5e-4, warmup_steps=20, decay=0.6, ema=0.99, muon=True)
     modules = {"unet": unet, "inner_head": objective.inner_head}
     averaged = train(f"refined-{scenes.size}", folder, modules, loss_of, schedule)["unet"]
     assert isinstance(averaged, UNet2DConditionModel)

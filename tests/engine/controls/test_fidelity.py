@@ -78,16 +78,26 @@ def test_normals_turned_by_an_angle(angle_deg: float) -> None:
     assert normal_median_deg(normal_map(straight), normal_map(turned)) == pytest.approx(angle_deg, abs=0.7)
 
 
+def towards(angle_deg: float) -> np.ndarray:
+    """The normal of a wall turned to the right."""
+    return np.array([np.sin(np.radians(angle_deg)), 0, np.cos(np.radians(angle_deg))])
+
+
 def test_normals_of_plain_walls_do_not_count() -> None:
     """A tenth of one map is turned by 40 degrees, another tenth of the other by 20: half of what counts by each."""
-
-    def towards(angle_deg: float) -> np.ndarray:
-        return np.array([np.sin(np.radians(angle_deg)), 0, np.cos(np.radians(angle_deg))])
-
     asked, found = np.tile(towards(0), (20, 20, 1)), np.tile(towards(0), (20, 20, 1))
     assert relief_kept_deg(normal_map(asked), normal_map(found)) == 0
     asked[:2], found[-2:] = towards(40), towards(20)
     assert relief_kept_deg(normal_map(asked), normal_map(found)) == pytest.approx(30, abs=1)
+
+
+def test_a_ground_that_was_not_asked_for_is_half_of_what_counts() -> None:
+    """A thing before a wall is kept to the degree, on a ground turned by 80 degrees that is nine times as large."""
+    asked = np.tile(towards(0), (20, 20, 1))
+    found = np.tile(towards(80), (20, 20, 1))
+    asked[:2] = found[:2] = towards(40)
+    assert relief_kept_deg(normal_map(asked), normal_map(found)) == pytest.approx(40, abs=1)
+    assert relief_kept_deg(normal_map(found), normal_map(asked)) == pytest.approx(40, abs=1)
 
 
 def test_normals_outside_the_mask_do_not_count() -> None:

@@ -1,17 +1,71 @@
-"""Where the noise of refining lies."""
+"""Refining trains the U-Net and the adapter in one network and gives both back apart."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.starter.refining import MIDDLE, MIDDLE_SHARE, middle_timesteps
+from engine.families.starter import PRESET
+from engine.starter import refining
+from engine.starter.latents import LatentCorpus
+from engine.starter.perception import Cells, Reader
+from engine.starter.style import EMBEDDING, Styled
+from engine.starter.text import MAX_TOKENS
+
+ADAPTER = PRESET / "ip_adapter" / "ip-adapter.safetensors"
+SIDE = 16
 
 
-def test_most_timesteps_are_in_the_middle_and_evenly_there() -> None:
-    timesteps = middle_timesteps(4000, torch.Generator().manual_seed(0))
-    assert set((timesteps // 1000).tolist()) == {0}
-    first, last = MIDDLE
-    outside = ((timesteps < first) | (timesteps >= last)).float().mean()
-    # Those that are spread as in training are outside as often as t = 1000 u^(1 / 1.5) is.
-    spread_outside = 1 - (last / 1000) ** 1.5 + (first / 1000) ** 1.5
-    assert abs(outside - (1 - MIDDLE_SHARE) * spread_outside) < 0.02
-    inside = timesteps[(timesteps >= first) & (timesteps < last)].float()
-    assert abs(inside.mean() - (first + last) / 2) < 15
+def styled(count: int, generator: torch.Generator) -> Styled:
+    return Styled(
+        latents=torch.randn(count, 16, SIDE, SIDE, generator=generator),
+        names=torch.zeros(count, SIDE, SIDE, dtype=torch.int64),
+        captions=["a mug"] * count,
+        embeds=torch.randn(count, 1, EMBEDDING, generator=generator),
+    )
+
+
+@pytest.fixture
+def nothing_shown() -> tuple[LatentCorpus, Cells]:
+    """Twelve rows of noise that all show a backdrop."""
+    rows = torch.arange(12)
+    noise = torch.randn(12, 16, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).half()
+    data = LatentCorpus(
+        latents={SIDE: noise}, tokens=torch.zeros(12, 6, MAX_TOKENS, dtype=torch.int16), pairs=rows, people=rows
+    )
+    backdrop = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
+    cells = Cells(names=backdrop, colours=backdrop, colourless=rows >= 0, setting=0 * rows, look=0 * rows)
+    return data, cells
+
+
+def test_both_learn_and_the_unet_is_the_one_without_the_adapter(
+    nothing_shown: tuple[LatentCorpus, Cells], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refining, "BATCH", {SIDE: 2})
+    monkeypatch.setattr(refining, "STYLED_BATCH", {SIDE: 2})
+    unet = UNet2DConditionModel.from_pretrained(PRESET / "unet", torch_dtype=torch.float32)
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    data, cells = nothing_shown
+    refined, weights = refining.train_refined(
+        unet,
+        CLIPTextModel.from_pretrained(PRESET / "text_encoder", torch_dtype=torch.float32),
+        CLIPTokenizer.from_pretrained(PRESET / "tokenizer"),
+        data,
+        Reader(),
+        cells,
+        SimpleNamespace(size=SIDE, draw=styled),  # type: ignore[arg-type]
+        ADAPTER,
+        tmp_path,
+        minutes=1 / 600,
+    )
+    after, exported = refined.state_dict(), load_file(ADAPTER)
+    assert after.keys() == before.keys()
+    assert not torch.equal(after["mid_block.resnets.0.conv1.weight"], before["mid_block.resnets.0.conv1.weight"])
+    assert weights.state().keys() == exported.keys()
+    assert any(not torch.equal(value, exported[name]) for name, value in weights.state().items())
+    saved = torch.load(tmp_path / f"refined-{SIDE}.pt", weights_only=True)["averages"]["unet"]
+    assert all(torch.equal(saved[name], value) for name, value in after.items())
