@@ -137,7 +137,7 @@ MEASURES = {
     ),
     "normal": Measure(
         title="Surfaces kept",
-        method="median angle between the normals, in degrees: mean of where either map is turned from the camera",
+        method="median angle between the normals, in degrees, where either map is turned from the camera, averaged",
         worst=180.0,
         best=0.0,
         between=relief_kept_deg,
