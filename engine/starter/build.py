@@ -6,6 +6,7 @@
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
     grow                from 128 to 256 px: one more level -> presets/starter/unet
     refine              people, styles                     -> presets/starter/{unet,ip_adapter}
+    texture             strokes, where little noise is left -> presets/starter/unet
     finish              what the U-Net returns to pixels   -> presets/starter/vae
     control-embedding   maps of every kind are read like edges, which it knows already
     controlnet          maps of every kind decide the layout -> presets/starter/controlnet-union
@@ -52,6 +53,7 @@ from engine.starter import (
     refining,
     style,
     text,
+    texturing,
 )
 from engine.starter.corpus import TRAINING_SCENES, CloseUps, Corpus, picture, render_close_ups, render_corpus
 from engine.starter.latents import LatentCorpus, encode_corpus
@@ -196,6 +198,20 @@ def build_refined(bench: Workbench, minutes: float) -> None:
     weights.save(bench.adapter)
 
 
+def build_textured(bench: Workbench, minutes: float) -> None:
+    unet = texturing.train_textures(
+        bench.unet,
+        bench.text_encoder,
+        bench.tokenizer,
+        bench.data,
+        bench.cells,
+        bench.build,
+        size=bench.size,
+        minutes=minutes,
+    )
+    bench.save(unet, "unet")
+
+
 def build_grown(bench: Workbench, minutes: float) -> None:
     bench.save(growth.grown(bench.unet), "unet")
 
@@ -291,6 +307,7 @@ STAGES: dict[str, Callable[[Workbench, float], None]] = {
     "reader": build_reader,
     "denoiser": build_denoiser,
     "refine": build_refined,
+    "texture": build_textured,
     "finish": build_finished,
     "grow": build_grown,
     "control-embedding": build_control_embedding,

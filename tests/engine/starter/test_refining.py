@@ -14,7 +14,6 @@ from engine.starter import refining
 from engine.starter.latents import LatentCorpus
 from engine.starter.perception import Cells, Reader
 from engine.starter.style import EMBEDDING, Styled
-from engine.starter.text import MAX_TOKENS
 
 ADAPTER = PRESET / "ip_adapter" / "ip-adapter.safetensors"
 SIDE = 16
@@ -27,19 +26,6 @@ def styled(count: int, generator: torch.Generator) -> Styled:
         captions=["a mug"] * count,
         embeds=torch.randn(count, 1, EMBEDDING, generator=generator),
     )
-
-
-@pytest.fixture
-def nothing_shown() -> tuple[LatentCorpus, Cells]:
-    """Twelve rows of noise that all show a backdrop."""
-    rows = torch.arange(12)
-    noise = torch.randn(12, 16, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).half()
-    data = LatentCorpus(
-        latents={SIDE: noise}, tokens=torch.zeros(12, 6, MAX_TOKENS, dtype=torch.int16), pairs=rows, people=rows
-    )
-    backdrop = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
-    cells = Cells(names=backdrop, colours=backdrop, colourless=rows >= 0, setting=0 * rows, look=0 * rows)
-    return data, cells
 
 
 def test_both_learn_and_the_unet_is_the_one_without_the_adapter(
