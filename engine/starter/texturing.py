@@ -27,7 +27,7 @@ from engine.starter.training import Schedule, train
 FINEST = ("conv_in.", "down_blocks.0.", "down_blocks.1.", "up_blocks.2.", "up_blocks.3.", "conv_norm_out.", "conv_out.")
 BATCH = 24
 PEOPLE_SHARE, PASTELS_SHARE = 0.35, 0.35
-LOW_NOISE_SKEW = 0.6
+LOW_NOISE_SKEW = 0.6  # t = 1000 u^(1 / 0.6): low noise comes more often
 
 
 def train_textures(

@@ -31,7 +31,6 @@ def test_only_the_finest_levels_learn(
         minutes=1 / 600,
     )
     changed = {name for name, value in textured.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
     assert all(name.startswith(texturing.FINEST) for name in changed)
-    sizes = {"down_blocks.0", "down_blocks.1", "up_blocks.2", "up_blocks.3"}
-    assert sizes <= {".".join(name.split(".")[:2]) for name in changed}
+    levels = {"down_blocks.0", "down_blocks.1", "up_blocks.2", "up_blocks.3"}
+    assert levels <= {".".join(name.split(".")[:2]) for name in changed}
