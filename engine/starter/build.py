@@ -6,7 +6,7 @@
     denoiser            U-Net and text encoder             -> presets/starter/{unet,text_encoder,tokenizer,scheduler}
     grow                from 128 to 256 px: one more level -> presets/starter/unet
     refine              people, styles                     -> presets/starter/{unet,ip_adapter}
-    texture             strokes, where little noise is left -> presets/starter/unet
+    texture             strokes, hands, styles             -> presets/starter/{unet,ip_adapter}
     finish              what the U-Net returns to pixels   -> presets/starter/vae
     control-embedding   maps of every kind are read like edges, which it knows already
     controlnet          maps of every kind decide the layout -> presets/starter/controlnet-union
@@ -117,6 +117,10 @@ class Workbench:
         return self.load(UNet2DConditionModel, "unet", denoiser.new_unet)
 
     @cached_property
+    def controlnet(self) -> ControlNetModel:
+        return self.load(ControlNetModel, UNION, lambda: control.new_controlnet(self.unet))
+
+    @cached_property
     def text_encoder(self) -> CLIPTextModel:
         return self.load(CLIPTextModel, "text_encoder", lambda: text.new_text_encoder(self.tokenizer))
 
@@ -199,17 +203,20 @@ def build_refined(bench: Workbench, minutes: float) -> None:
 
 
 def build_textured(bench: Workbench, minutes: float) -> None:
-    unet = texturing.train_textures(
+    unet, weights = texturing.train_textures(
         bench.unet,
+        bench.controlnet,
         bench.text_encoder,
         bench.tokenizer,
         bench.data,
         bench.cells,
+        bench.styled,
+        bench.adapter,
         bench.build,
-        size=bench.size,
         minutes=minutes,
     )
     bench.save(unet, "unet")
+    weights.save(bench.adapter)
 
 
 def build_grown(bench: Workbench, minutes: float) -> None:
@@ -232,9 +239,8 @@ _MODEL_INDEX = {
 
 
 def build_controlnet(bench: Workbench, minutes: float) -> None:
-    network = bench.load(ControlNetModel, UNION, lambda: control.new_controlnet(bench.unet))
     trained = control.train_controlnet(
-        network,
+        bench.controlnet,
         bench.unet,
         bench.text_encoder,
         bench.tokenizer,
@@ -250,9 +256,8 @@ def build_controlnet(bench: Workbench, minutes: float) -> None:
 
 
 def build_control_embedding(bench: Workbench, minutes: float) -> None:
-    network = bench.load(ControlNetModel, UNION, lambda: control.new_controlnet(bench.unet))
-    control.train_embedding(network, bench.corpus, bench.build, size=bench.size, minutes=minutes)
-    bench.save(network, UNION)
+    control.train_embedding(bench.controlnet, bench.corpus, bench.build, size=bench.size, minutes=minutes)
+    bench.save(bench.controlnet, UNION)
 
 
 def build_image_encoder(bench: Workbench, minutes: float) -> None:

@@ -10,13 +10,14 @@ the picture is in, because that is how people use it: a photo gives the layout, 
 # torch's modules and the libraries' configs are typed more narrowly than they are
 # pyright: reportCallIssue=false
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,6 +50,9 @@ LAYOUT_NOISE_SKEW = 2.5  # more than for the base: what little noise leaves of t
 CONDITIONING_WIDTHS = (16, 32, 64, 96)
 # OpenPose's joints with the person's left and right exchanged, as a mirror does.
 _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
+
+# Radii as shares of a picture's side, by OpenPose's joints: the ears, the wrists.
+_ROUND = {16: 0.06, 17: 0.06, 4: 0.04, 7: 0.04}
 
 
 def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
@@ -151,6 +155,7 @@ TAUGHT: dict[ControlName, Taught] = {
     "scribble": Taught(map_of=scribble_map, share=0.03),
     "lineart": Taught(map_of=line_art_map, share=0.03),
 }
+SHARES: Mapping[ControlName, float] = {kind: taught.share for kind, taught in TAUGHT.items()}
 
 
 @cache
@@ -177,11 +182,13 @@ class Example:
         return [2 * (self.scene * LOOKS_PER_SCENE + look) + self.flipped for look in range(LOOKS_PER_SCENE)]
 
 
-def examples(corpus: Corpus, count: int, generator: torch.Generator) -> list[Example]:
+def examples(
+    corpus: Corpus, count: int, generator: torch.Generator, shares: Mapping[ControlName, float] = SHARES
+) -> list[Example]:
     """`count` maps, of every kind by its share."""
-    kinds = list(TAUGHT)
-    shares = torch.tensor([TAUGHT[kind].share for kind in kinds])
-    chosen = torch.multinomial(shares, count, replacement=True, generator=generator).tolist()
+    kinds = list(shares)
+    weights = torch.tensor(list(shares.values()))
+    chosen = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
     places, sides = torch.rand(2, count, generator=generator).tolist()
     everywhere = range(len(corpus) // LOOKS_PER_SCENE)
 
@@ -190,6 +197,20 @@ def examples(corpus: Corpus, count: int, generator: torch.Generator) -> list[Exa
         return Example(kind=kind, scene=scenes[int(place * len(scenes))], flipped=side < 0.5)
 
     return [example(kinds[i], place, side) for i, place, side in zip(chosen, places, sides, strict=True)]
+
+
+def head_cells(index: int, flipped: bool, size: int) -> Tensor:
+    """Bool (size, size): the cells around the head and the hands of scene `index`'s person; none without a person."""
+    near = torch.zeros(size, size, dtype=torch.bool)
+    joints = _joints(index)
+    if joints is None:
+        return near
+    centres = (torch.arange(size) + 0.5) / size
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    for joint, radius in _ROUND.items():
+        at_x, at_y, _ = joints[joint]
+        near |= (x - (1 - at_x if flipped else at_x)) ** 2 + (y - at_y) ** 2 < radius**2
+    return near
 
 
 @contextmanager
@@ -239,6 +260,64 @@ def _condition(maps: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float() / 255
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """A batch: `LOOKS_PER_SCENE` pictures for each map, one after another. latents: (n, 16, size, size); names: int64
+    (n, size, size), what their cells show; heads: bool (n, size, size), cells around a head or a hand; ids:
+    (n, MAX_TOKENS), a caption of each, many of them empty; condition: (n / LOOKS_PER_SCENE, 3, 8 size, 8 size) in
+    [0, 1]."""
+
+    latents: Tensor
+    names: Tensor
+    heads: Tensor
+    ids: Tensor
+    condition: Tensor
+
+
+class MappedScenes:
+    """Draws batches of scenes together with maps of them, at latents of side `size`, which is that of `cells`."""
+
+    def __init__(self, corpus: Corpus, data: LatentCorpus, cells: Cells, empty: Tensor, *, size: int) -> None:
+        self.corpus, self.data, self.cells, self.empty, self.size = corpus, data, cells, empty, size
+
+    def draw(self, maps: int, generator: torch.Generator, shares: Mapping[ControlName, float] = SHARES) -> Mapped:
+        """`maps` maps, of every kind by its share, and the pictures whose layout they decide."""
+        chosen = examples(self.corpus, maps, generator, shares)
+        rows = torch.tensor([row for example in chosen for row in example.rows])
+        latents, ids = self.data.of(rows, self.size, generator)
+        # Many captions say nothing, so that the map has to be read (Zhang et al. 2023, section 3.4).
+        ids[torch.rand(len(rows), generator=generator) < EMPTY_CAPTION_SHARE] = self.empty
+        condition = _condition([TAUGHT[e.kind].map_of(self.corpus, e.scene, e.flipped, 8 * self.size) for e in chosen])
+        names, _ = self.cells.of(rows)
+        heads = torch.stack([head_cells(e.scene, e.flipped, self.size) for e in chosen])
+        heads = heads.repeat_interleave(LOOKS_PER_SCENE, dim=0)
+        return Mapped(latents=latents, names=names, heads=heads, ids=ids, condition=condition)
+
+
+def mapped_v(
+    controlnet: ControlNetModel,
+    unet: UNet2DConditionModel,
+    x_t: Tensor,
+    timesteps: Tensor,
+    words: Tensor,
+    maps: Tensor,
+    **conditions: Any,
+) -> Tensor:
+    """v as `unet` predicts it with `maps`, of which each serves `LOOKS_PER_SCENE` of the pictures. `conditions` are the
+    U-Net's further inputs."""
+    x_t = x_t.to(memory_format=torch.channels_last)
+    with autocast(), each_for(controlnet.controlnet_cond_embedding, LOOKS_PER_SCENE):
+        down, mid = controlnet(x_t, timesteps, words, maps, return_dict=False)
+        return unet(
+            x_t,
+            timesteps,
+            words,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            **conditions,
+        ).sample
+
+
 def train_controlnet(
     controlnet: ControlNetModel,
     unet: UNet2DConditionModel,
@@ -255,33 +334,21 @@ def train_controlnet(
 ) -> nn.Module:
     """Train on latents of side `size` for `minutes`; returns the averaged ControlNet."""
     alpha_bar = new_scheduler().alphas_cumprod
-    empty = empty_ids(tokenizer)
-    count = MAPS[size] * LOOKS_PER_SCENE
+    scenes = MappedScenes(corpus, data, cells, empty_ids(tokenizer), size=size)
     unet.requires_grad_(False).to(memory_format=torch.channels_last)
     text_encoder.requires_grad_(False)
     controlnet.to(memory_format=torch.channels_last)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        chosen = examples(corpus, MAPS[size], generator)
-        rows = torch.tensor([row for example in chosen for row in example.rows])
-        words = torch.randint(data.tokens.shape[1], (count,), generator=generator)
-        latents, ids = data.latents[size][rows].float(), data.tokens[rows, words].long()
-        # Many captions say nothing, so that the map has to be read (Zhang et al. 2023, section 3.4).
-        ids[torch.rand(count, generator=generator) < EMPTY_CAPTION_SHARE] = empty
-        condition = _condition([TAUGHT[e.kind].map_of(corpus, e.scene, e.flipped, 8 * size) for e in chosen])
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = spread_timesteps(count, generator, LAYOUT_NOISE_SKEW)
-        x_t, v, weight = noised(latents, noise, alpha_bar[timesteps])
-        names, _ = cells.of(rows)
-        with autocast(), each_for(controlnet.controlnet_cond_embedding, LOOKS_PER_SCENE):
-            embeds = embed(text_encoder, ids)
-            x_t = x_t.to(memory_format=torch.channels_last)
-            down, mid = controlnet(x_t, timesteps, embeds, condition, return_dict=False)
-            predicted = unet(
-                x_t, timesteps, embeds, down_block_additional_residuals=down, mid_block_additional_residual=mid
-            ).sample
-        squared = (weight_of_cells(names) * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
-        return squared.mean()
+        mapped = scenes.draw(MAPS[size], generator)
+        noise = torch.randn(mapped.latents.shape, generator=generator)
+        timesteps = spread_timesteps(len(noise), generator, LAYOUT_NOISE_SKEW)
+        x_t, v, weight = noised(mapped.latents, noise, alpha_bar[timesteps])
+        with autocast():
+            words = embed(text_encoder, mapped.ids)
+        predicted = mapped_v(controlnet, unet, x_t, timesteps, words, mapped.condition)
+        squared = weight_of_cells(mapped.names) * (predicted.float() - v).square()
+        return (squared.mean(dim=(1, 2, 3)) * weight).mean()
 
     schedule = Schedule(
         minutes=minutes, learning_rate=learning_rate, warmup_steps=50, ema=0.995, weight_decay=0.0, muon=True

@@ -21,7 +21,7 @@ from engine.starter.denoiser import EMPTY_CAPTION_SHARE, PAIRS_SHARE, Objective,
 from engine.starter.latents import LatentCorpus
 from engine.starter.perception import Cells, Reader
 from engine.starter.precision import autocast
-from engine.starter.style import EMBEDDING, AdapterWeights, StyledScenes, styled_loss
+from engine.starter.style import AdapterWeights, StyledScenes, no_reference, styled_loss
 from engine.starter.text import embed, empty_ids, token_ids
 from engine.starter.training import Schedule, train
 
@@ -50,7 +50,6 @@ def train_refined(
     """
     plain = deepcopy(unet)
     empty, count = empty_ids(tokenizer), BATCH[scenes.size]
-    no_reference = {"image_embeds": [torch.zeros(count, 1, EMBEDDING)]}
     weights = AdapterWeights.attached(unet.to(memory_format=torch.channels_last), adapter)
     text_encoder.requires_grad_(False)
     unet.requires_grad_(True)
@@ -71,7 +70,7 @@ def train_refined(
             spread_timesteps(count, generator),
             generator,
             person_weight=PERSON_WEIGHT,
-            added_cond_kwargs=no_reference,
+            added_cond_kwargs=no_reference(count),
         )
         weights.weigh(1.0)
         in_style = styled_loss(unet, of_styled, styled, objective.alpha_bar, generator)
@@ -81,7 +80,4 @@ def train_refined(
     schedule = Schedule(minutes=minutes, learning_rate=5e-4, warmup_steps=20, decay=0.6, ema=0.99, muon=True)
     modules = {"unet": unet, "inner_head": objective.inner_head}
     averaged = train(f"refined-{scenes.size}", folder, modules, loss_of, schedule)["unet"]
-    assert isinstance(averaged, UNet2DConditionModel)
-    of_plain = plain.state_dict().keys()
-    plain.load_state_dict({name: value for name, value in averaged.state_dict().items() if name in of_plain})
-    return plain, AdapterWeights(averaged)
+    return AdapterWeights.detached(averaged, plain)

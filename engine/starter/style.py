@@ -168,6 +168,14 @@ class AdapterWeights(nn.Module):
                 state["ip_adapter"][f"{2 * place + 1}.to_{part}_ip.weight"] = weight
         return state
 
+    @classmethod
+    def detached(cls, unet: nn.Module, plain: UNet2DConditionModel) -> tuple[UNet2DConditionModel, "AdapterWeights"]:
+        """A trained `unet` taken apart: what is its own goes to `plain`, which has no adapter, and is returned."""
+        assert isinstance(unet, UNet2DConditionModel)
+        trained = unet.state_dict()
+        plain.load_state_dict({name: trained[name] for name in plain.state_dict()})
+        return plain, cls(unet)
+
     def weigh(self, scale: float) -> None:
         """How much the reference counts from now on; at 0 the U-Net is what it is without the adapter."""
         for processor in self.processors:
@@ -230,6 +238,11 @@ class StyledScenes:
         names, _ = self.cells.of(torch.tensor(places))
         latents = self.code.encode(graded(pixels, gradings))
         return Styled(latents=latents, names=names, captions=captions, embeds=embeds[:, None])
+
+
+def no_reference(count: int) -> dict[str, list[Tensor]]:
+    """The further inputs of a U-Net whose adapter is asked for nothing, for `count` pictures."""
+    return {"image_embeds": [torch.zeros(count, 1, EMBEDDING)]}
 
 
 def styled_loss(

@@ -9,7 +9,7 @@ from engine.controls.ade20k import PALETTE
 from engine.settings import ControlName
 from engine.starter import ade20k, control
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, picture, relative_depth, scene
-from engine.starter.render import render
+from engine.starter.render import joints_of, render
 from engine.starter.world import PERSON
 
 INDEX = 10  # a box on the left and a vase on the right, on a beach
@@ -98,6 +98,22 @@ def test_kinds_come_by_their_shares_and_poses_from_scenes_with_people(corpus: On
     assert {example.scene for example in chosen if example.kind == "depth"} == set(range(SCENES))
     people = {i for i in range(SCENES) if any(thing.kind == PERSON for thing in scene(i).things)}
     assert {example.scene for example in chosen if example.kind == "openpose"} == people
+
+
+def test_heads_and_hands_lie_around_their_joints() -> None:
+    index = next(i for i in range(SCENES) if any(thing.kind == PERSON for thing in scene(i).things))
+    joints = joints_of(scene(index), 32)
+    assert joints is not None
+    near = control.head_cells(index, False, 32)
+    for ear_or_wrist in (16, 17, 4, 7):
+        x, y, _ = joints[ear_or_wrist]
+        assert near[int(y), int(x)]
+    for hip_knee_or_ankle in range(8, 14):
+        x, y, _ = joints[hip_knee_or_ankle]
+        wrists = joints[[4, 7], :2]
+        assert near[int(y), int(x)] == (np.hypot(*(wrists - (int(x) + 0.5, int(y) + 0.5)).T) < 0.04 * 32).any()
+    assert torch.equal(control.head_cells(index, True, 32), near.flip(1))
+    assert not control.head_cells(INDEX, False, 32).any()  # nobody
 
 
 def test_an_example_has_a_row_of_its_scene_for_every_look() -> None:

@@ -1,7 +1,6 @@
 """Refining trains the U-Net and the adapter in one network and gives both back apart."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,26 +12,20 @@ from engine.families.starter import PRESET
 from engine.starter import refining
 from engine.starter.latents import LatentCorpus
 from engine.starter.perception import Cells, Reader
-from engine.starter.style import EMBEDDING, Styled
+from engine.starter.style import StyledScenes
 
 ADAPTER = PRESET / "ip_adapter" / "ip-adapter.safetensors"
-SIDE = 16
-
-
-def styled(count: int, generator: torch.Generator) -> Styled:
-    return Styled(
-        latents=torch.randn(count, 16, SIDE, SIDE, generator=generator),
-        names=torch.zeros(count, SIDE, SIDE, dtype=torch.int64),
-        captions=["a mug"] * count,
-        embeds=torch.randn(count, 1, EMBEDDING, generator=generator),
-    )
 
 
 def test_both_learn_and_the_unet_is_the_one_without_the_adapter(
-    nothing_shown: tuple[LatentCorpus, Cells], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nothing_shown: tuple[LatentCorpus, Cells],
+    in_a_style: StyledScenes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(refining, "BATCH", {SIDE: 2})
-    monkeypatch.setattr(refining, "STYLED_BATCH", {SIDE: 2})
+    size = in_a_style.size
+    monkeypatch.setattr(refining, "BATCH", {size: 2})
+    monkeypatch.setattr(refining, "STYLED_BATCH", {size: 2})
     unet = UNet2DConditionModel.from_pretrained(PRESET / "unet", torch_dtype=torch.float32)
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     data, cells = nothing_shown
@@ -43,7 +36,7 @@ def test_both_learn_and_the_unet_is_the_one_without_the_adapter(
         data,
         Reader(),
         cells,
-        SimpleNamespace(size=SIDE, draw=styled),  # type: ignore[arg-type]
+        in_a_style,
         ADAPTER,
         tmp_path,
         minutes=1 / 600,
@@ -53,5 +46,5 @@ def test_both_learn_and_the_unet_is_the_one_without_the_adapter(
     assert not torch.equal(after["mid_block.resnets.0.conv1.weight"], before["mid_block.resnets.0.conv1.weight"])
     assert weights.state().keys() == exported.keys()
     assert any(not torch.equal(value, exported[name]) for name, value in weights.state().items())
-    saved = torch.load(tmp_path / f"refined-{SIDE}.pt", weights_only=True)["averages"]["unet"]
+    saved = torch.load(tmp_path / f"refined-{size}.pt", weights_only=True)["averages"]["unet"]
     assert all(torch.equal(saved[name], value) for name, value in after.items())
