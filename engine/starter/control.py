@@ -34,7 +34,7 @@ from engine.errors import NothingDetected
 from engine.settings import ControlName
 from engine.starter.ade20k import classes_of
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, scene
-from engine.starter.denoiser import new_scheduler, noised, spread_timesteps, weight_of_cells
+from engine.starter.denoiser import new_scheduler, noised, spread_timesteps, weight_of_cells, weighted_error
 from engine.starter.latents import LatentCorpus
 from engine.starter.perception import Cells
 from engine.starter.precision import autocast
@@ -51,8 +51,8 @@ CONDITIONING_WIDTHS = (16, 32, 64, 96)
 # OpenPose's joints with the person's left and right exchanged, as a mirror does.
 _EXCHANGED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
 
-# Radii as shares of a picture's side, by OpenPose's joints: the ears, the wrists.
-_ROUND = {16: 0.06, 17: 0.06, 4: 0.04, 7: 0.04}
+# Radii around OpenPose's ears and wrists, as shares of a picture's side.
+_HEAD_AND_HANDS = {16: 0.06, 17: 0.06, 4: 0.04, 7: 0.04}
 
 
 def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
@@ -207,7 +207,7 @@ def head_cells(index: int, flipped: bool, size: int) -> Tensor:
         return near
     centres = (torch.arange(size) + 0.5) / size
     y, x = torch.meshgrid(centres, centres, indexing="ij")
-    for joint, radius in _ROUND.items():
+    for joint, radius in _HEAD_AND_HANDS.items():
         at_x, at_y, _ = joints[joint]
         near |= (x - (1 - at_x if flipped else at_x)) ** 2 + (y - at_y) ** 2 < radius**2
     return near
@@ -347,8 +347,7 @@ def train_controlnet(
         with autocast():
             words = embed(text_encoder, mapped.ids)
         predicted = mapped_v(controlnet, unet, x_t, timesteps, words, mapped.condition)
-        squared = weight_of_cells(mapped.names) * (predicted.float() - v).square()
-        return (squared.mean(dim=(1, 2, 3)) * weight).mean()
+        return weighted_error(predicted, v, weight_of_cells(mapped.names), weight)
 
     schedule = Schedule(
         minutes=minutes, learning_rate=learning_rate, warmup_steps=50, ema=0.995, weight_decay=0.0, muon=True

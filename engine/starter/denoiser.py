@@ -97,6 +97,12 @@ def weight_of_cells(names: Tensor, of_people: float = THING_WEIGHT) -> Tensor:
     return weight / weight.mean()
 
 
+def weighted_error(predicted: Tensor, v: Tensor, of_cells: Tensor, weight: Tensor) -> Tensor:
+    """The mean squared error of v; cells weigh `of_cells` (n, 1, side, side) and samples `weight` (n,)."""
+    squared = of_cells * (predicted.float() - v).square()
+    return (squared.mean(dim=(1, 2, 3)) * weight).mean()
+
+
 def implied_x0(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
     """x0 = sqrt(a) x_t - sqrt(1 - a) v; `alpha_bar` is (n,)."""
     a = alpha_bar[:, None, None, None]
@@ -151,8 +157,8 @@ class Objective:
         every = names.shape[-1] // seen[0].shape[-1]
         known = naming_loss(*seen, names[:, ::every, ::every], colours[:, ::every, ::every])
         of_cells = weight_of_cells(names, person_weight)
-        squared = (of_cells * (predicted.float() - v).square()).mean(dim=(1, 2, 3)) * weight
-        return squared.mean() + (a.sqrt() * perceived).sum() / count + INNER_WEIGHT * known.mean()
+        error = weighted_error(predicted, v, of_cells, weight)
+        return error + (a.sqrt() * perceived).sum() / count + INNER_WEIGHT * known.mean()
 
 
 def train_denoiser(

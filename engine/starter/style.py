@@ -23,7 +23,7 @@ from transformers import CLIPVisionModelWithProjection as ImageEncoder
 
 from engine.starter.captions import caption
 from engine.starter.corpus import LOOKS_PER_SCENE, Corpus, looks_of, mirrored, scene
-from engine.starter.denoiser import new_scheduler, noised, spread_timesteps, weight_of_cells
+from engine.starter.denoiser import new_scheduler, noised, spread_timesteps, weight_of_cells, weighted_error
 from engine.starter.grading import graded, random_gradings
 from engine.starter.linear_code import Code
 from engine.starter.looks import LOOKS
@@ -262,8 +262,7 @@ def styled_loss(
             words,
             added_cond_kwargs={"image_embeds": [styled.embeds]},
         ).sample
-    squared = weight_of_cells(styled.names) * (predicted.float() - v).square()
-    return (squared.mean(dim=(1, 2, 3)) * weight).mean()
+    return weighted_error(predicted, v, weight_of_cells(styled.names), weight)
 
 
 def train_ip_adapter(

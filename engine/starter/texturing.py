@@ -22,7 +22,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from engine.settings import ControlName
 from engine.starter.control import MappedScenes, mapped_v
 from engine.starter.corpus import LOOKS_PER_SCENE
-from engine.starter.denoiser import EMPTY_CAPTION_SHARE, new_scheduler, noised, spread_timesteps, weight_of_cells
+from engine.starter.denoiser import (
+    EMPTY_CAPTION_SHARE,
+    new_scheduler,
+    noised,
+    spread_timesteps,
+    weight_of_cells,
+    weighted_error,
+)
 from engine.starter.latents import LatentCorpus, with_share
 from engine.starter.looks import LOOKS
 from engine.starter.perception import Cells
@@ -80,8 +87,7 @@ def train_textures(
         with autocast():
             x_t, words = x_t.to(memory_format=torch.channels_last), embed(text_encoder, ids)
             predicted = unet(x_t, timesteps, words, added_cond_kwargs=no_reference(BATCH)).sample
-        squared = weight_of_cells(names) * (predicted.float() - v).square()
-        return (squared.mean(dim=(1, 2, 3)) * weight).mean()
+        return weighted_error(predicted, v, weight_of_cells(names), weight)
 
     def laid_out(generator: torch.Generator) -> Tensor:
         mapped = mapped_scenes.draw(MAPS, generator, MAP_SHARES)
@@ -94,8 +100,7 @@ def train_textures(
         predicted = mapped_v(controlnet, unet, x_t, timesteps, words, mapped.condition, added_cond_kwargs=conditions)
         of_cells = nn.functional.max_pool2d(weight_of_cells(mapped.names, PERSON_WEIGHT), 3, stride=1, padding=1)
         of_cells = torch.where(mapped.heads[:, None], HEAD_WEIGHT / PERSON_WEIGHT * of_cells, of_cells)
-        squared = of_cells / of_cells.mean() * (predicted.float() - v).square()
-        return (squared.mean(dim=(1, 2, 3)) * weight).mean()
+        return weighted_error(predicted, v, of_cells / of_cells.mean(), weight)
 
     def in_style(generator: torch.Generator) -> Tensor:
         styled = styled_scenes.draw(STYLED_BATCH, generator)
